@@ -1,0 +1,1 @@
+"""Scores: view plans, inference, metrics, comparison, report."""

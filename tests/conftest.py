@@ -1,0 +1,30 @@
+"""Where the real files are: ``shared/`` beside the checkout, or ``SHARED=``. Tests skip without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = Path(os.environ.get("SHARED", CHECKOUT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        if os.environ.get("REQUIRE_ALL"):
+            pytest.fail(f"REQUIRE_ALL is set and {folder} is not there")
+        pytest.skip(f"needs the real files in {folder} (SHARED= points elsewhere)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def videos(shared: Path) -> Path:
+    return shared / "videos"
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    return shared / "golden"
