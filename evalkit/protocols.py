@@ -1,0 +1,121 @@
+"""Named, versioned ways to turn a video into one row of scores. The rows are in ``manifests/protocols.toml``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import manifests
+from datakit.errors import BadManifest, UsageError
+
+MODES = ("efficient", "accurate")
+RULES = ("mmaction2-0.x", "mmaction2-1.x", "pyslowfast", "torchvision", "gluoncv")
+NUM_CROPS = (1, 3, 5, 10)
+AGGREGATIONS = ("prob-mean",)
+
+_ROW_KEYS = {
+    "version",
+    "sampling",
+    "num_clips",
+    "num_crops",
+    "short_side_px",
+    "resize_px",
+    "crop_px",
+    "aggregation",
+    "options",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How a video is tested. Clip length and frame interval are the network's, everything else is here.
+
+    ``short_side_px`` (aspect kept) or ``resize_px`` = (width, height) (aspect lost): one of the two is given.
+    ``num_crops``: 1, 3, 5, or 10 = the five and the same mirrored. ``options`` go to ``views.frame_indices``.
+    """
+
+    name: str
+    mode: str
+    version: int
+    sampling: str
+    num_clips: int
+    num_crops: int
+    crop_px: int
+    aggregation: str
+    short_side_px: int | None = None
+    resize_px: tuple[int, int] | None = None
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        where = f"protocol {self.name} {self.mode}"
+        if (self.short_side_px is None) == (self.resize_px is None):
+            raise BadManifest(f"{where}: give short_side_px or resize_px, one of them")
+        if self.sampling not in RULES:
+            raise BadManifest(f"{where}: sampling {self.sampling!r} is none of {', '.join(RULES)}")
+        if self.aggregation not in AGGREGATIONS:
+            raise BadManifest(f"{where}: aggregation {self.aggregation!r} is none of {', '.join(AGGREGATIONS)}")
+        if self.num_crops not in NUM_CROPS:
+            raise BadManifest(f"{where}: {self.num_crops} crops; possible are {', '.join(map(str, NUM_CROPS))}")
+        if self.num_clips < 1 or self.crop_px < 1:
+            raise BadManifest(f"{where}: num_clips and crop_px are at least 1")
+
+    @property
+    def scale(self) -> int | tuple[int, int, str]:
+        """The ``scale`` argument of ``views.resized``."""
+        if self.resize_px is not None:
+            return (*self.resize_px, "stretch")
+        assert self.short_side_px is not None
+        return self.short_side_px
+
+    @property
+    def views(self) -> str:
+        """``10x3@256``: clips x crops @ crop side."""
+        return f"{self.num_clips}x{self.num_crops}@{self.crop_px}"
+
+
+def names() -> list[str]:
+    """The protocols there are, sorted."""
+    return sorted(manifests.read("protocols"))
+
+
+def get(name: str, mode: str) -> Protocol:
+    """``get("slowonly", "accurate")``. Raises ``UsageError`` with the choices when there is no such row."""
+    table = manifests.read("protocols")
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"no protocol {name!r}{hint}; python -m evalkit protocols lists them")
+    modes = [mode for mode in table[name] if isinstance(table[name][mode], dict)]
+    if mode not in modes:
+        raise UsageError(f"protocol {name!r} has no mode {mode!r}; type --mode {' or --mode '.join(modes)}")
+    row = dict(table[name][mode])
+    try:
+        manifests.check_keys(row, _ROW_KEYS, f"protocols.toml [{name}.{mode}]")
+    except KeyError as error:
+        raise BadManifest(str(error.args[0])) from None
+    if "resize_px" in row:
+        row["resize_px"] = tuple(row["resize_px"])
+    return Protocol(name=name, mode=mode, **row)
+
+
+def parse_views(text: str, base: Protocol) -> Protocol:
+    """``5x1@224`` (clips x crops @ crop side) in place of the base's views; everything else stays the base's.
+
+    Three crops lie along the longer side, so the short side becomes the crop's side; one, five and ten crops leave it
+    as it is unless the crop is larger. Raises ``UsageError`` when ``text`` is not of this form.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)@([1-9]\d*)", text.strip())
+    if match is None or int(match[2]) not in NUM_CROPS:
+        raise UsageError(
+            f"--views {text!r}: write clips x crops @ side, for example --views 5x1@224; "
+            f"crops are {', '.join(map(str, NUM_CROPS[:-1]))} or {NUM_CROPS[-1]}"
+        )
+    num_clips, num_crops, crop_px = (int(group) for group in match.groups())
+    short_side_px = base.short_side_px
+    if short_side_px is not None:
+        short_side_px = crop_px if num_crops == 3 else max(short_side_px, crop_px)
+    return replace(
+        base, mode=text.strip(), num_clips=num_clips, num_crops=num_crops, crop_px=crop_px, short_side_px=short_side_px
+    )

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datakit.errors import DataError
+from evalkit import signature
+from evalkit.signature import Signature
+
+LINE = (
+    "set:k400-val|n:19796|list:06e3163c80|labels:k400|metric:top1|model:slowonly_r50_4x16|clip:4x16|views:10x3@256"
+    "|sampling:mmaction2-0.x|resize:256-cv2|input:rgb|agg:prob-mean|missing:wrong|weights:a69556c6|media:320p-9f3c"
+    "|dec:pyav-18.1|dtype:bf16|kit:0.1.0"
+)
+
+
+def test_the_line_is_the_one_of_the_design() -> None:
+    found = Signature.parse(LINE)
+    assert found.n == 19796
+    assert found.views == "10x3@256"
+    assert str(found) == LINE
+
+
+def test_groups_name_every_field_once() -> None:
+    groups = signature.WHAT + signature.HOW + signature.COPY + signature.WITH
+    assert tuple(Signature.__dataclass_fields__) == groups
+
+
+@given(values=st.lists(st.text(), min_size=17, max_size=17), n=st.integers(0, 10**9))
+def test_any_value_survives(values: list[str], n: int) -> None:
+    names = [name for name in Signature.__dataclass_fields__ if name != "n"]
+    original = Signature(n=n, **dict(zip(names, values, strict=True)))
+    assert Signature.parse(str(original)) == original
+
+
+def test_unknown_parts_are_left_out_and_stay_unknown() -> None:
+    line = str(Signature(set="s", missing="", metric=""))
+    assert line == "set:s|n:0"
+    assert Signature.parse(line).missing == ""
+
+
+@pytest.mark.parametrize("text", ["", "75.1 %", "set:a|n:1|colour:red", "set:a|set:b|n:1", "set:a", "set:a|n:many"])
+def test_what_is_no_signature_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="not a signature"):
+        Signature.parse(text)
