@@ -1,0 +1,82 @@
+"""Files into networks: read without running code, renamed to our keys, every key accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datakit.errors import CheckpointError, UsageError
+from datakit.files import replacing
+
+from .. import zoo
+from . import files, identify, mmaction2
+
+FORMAT = "actionkit/1"
+
+
+def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.Recognizer:
+    """A network in evaluation mode from a checkpoint of ours or of mmaction2.
+
+    ``name``: one of ``models.list()``, for a file that does not say what it is. ``trust``: let a pickle run its code.
+    Raises ``CheckpointError``: not safe to read, unknown keys, missing keys, or no way to know which network it is.
+    """
+    path = Path(path)
+    file = files.read(path, trust=trust)
+    digest = sha8(path)
+    if file.top.get("format") == FORMAT:
+        spec = our_spec(path, file.top, name)
+        state = file.state
+    elif mmaction2.recognises(file.state):
+        state = mmaction2.adapt(file.state)
+        spec = identify.foreign_spec(path, state, file, name=name, digest=digest, origin=mmaction2.origin(file.top, path.name))
+    else:
+        keys = ", ".join([*file.state][:4])
+        raise CheckpointError(f"{path}: no framework known here has such keys ({keys}, ...)")
+    known = spec.known | {"weights": file.how}
+    return assemble(path, dataclasses.replace(spec, weights=digest, known=known), state)
+
+
+def save(path: str | Path, net: zoo.Recognizer, **extra: Any) -> None:
+    """Write our own format: plain dicts and tensors, which load with ``weights_only=True``.
+
+    ``extra``: more plain values beside the weights (epoch, metrics, ...).
+    """
+    state = {key: value.detach().cpu() for key, value in net.body.state_dict().items()}
+    with replacing(path) as part:
+        torch.save({"format": FORMAT, "spec": net.spec.to_dict(), "state_dict": state, **extra}, part)
+
+
+def our_spec(path: Path, top: Mapping[str, Any], name: str | None) -> zoo.ModelSpec:
+    try:
+        spec = zoo.ModelSpec.from_dict(top["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its spec cannot be read ({error})") from error
+    if name not in (None, spec.name):
+        raise CheckpointError(f"{path}: holds {spec.name}, not {name}; leave the name out")
+    return spec
+
+
+def assemble(path: Path, spec: zoo.ModelSpec, state: Mapping[str, Tensor]) -> zoo.Recognizer:
+    """The network of ``spec`` with exactly the weights of ``state``, in evaluation mode."""
+    try:
+        net = zoo.build(spec)
+    except (TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(f"{path}: {spec.name} cannot be built ({error})") from error
+    wrong = identify.mismatches(zoo.shapes(spec), state)
+    if wrong:
+        raise CheckpointError(f"{path}: does not fit {spec.name}: {wrong}")
+    # strict=False for the one thing that may be absent: how many batches a batch norm has seen, which no result needs.
+    net.body.load_state_dict(state, strict=False)
+    return net.eval()
+
+
+def sha8(path: Path) -> str:
+    """First 8 digits of the file's sha256: what mmaction2 writes at the end of a published file's name."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]

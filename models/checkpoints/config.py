@@ -1,0 +1,78 @@
+"""The training config that mmaction2 keeps inside a checkpoint: Python text, read as data and never run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+SAMPLERS = ("SampleFrames", "DenseSampleFrames", "UniformSampleFrames")
+
+
+def facts(text: str | None) -> dict[str, Any]:
+    """What a config says about the input and what keys cannot tell: clip_len, frame_interval, mean, std, network.
+
+    Empty when there is no config or it has no sampler. Test pipelines are believed before training ones.
+    """
+    if not text:
+        return {}
+    config = parse(text)
+    ordered = {key: config[key] for key in ("test_pipeline", "val_pipeline") if key in config} | config
+    tables = [*dicts(ordered)]
+    sampler = next((table for table in tables if table.get("type") in SAMPLERS and "clip_len" in table), None)
+    if sampler is None:
+        return {}
+    found: dict[str, Any] = {
+        "clip_len": sampler["clip_len"],
+        "frame_interval": sampler.get("frame_interval", 1),
+        "network": {},
+    }
+    norm = next((table for table in tables if {"mean", "std"} <= table.keys()), None)
+    if norm:
+        found |= {key: tuple(float(value) for value in norm[key]) for key in ("mean", "std")}
+    model = config.get("model")
+    backbone = model.get("backbone", {}) if isinstance(model, dict) else {}
+    found["network"] = {"with_pool1": backbone.get("with_pool1", True)}
+    return found
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Assignments of a config text as plain values; what is neither a literal, a dict nor a known name is left out."""
+    values: dict[str, Any] = {}
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return values
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            values[statement.targets[0].id] = value_of(statement.value, values)
+    return values
+
+
+def value_of(node: ast.expr, names: dict[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [value_of(item, names) for item in items]
+        case ast.Dict(keys=keys, values=items):
+            pairs = zip(keys, items, strict=True)
+            return {value_of(key, names): value_of(item, names) for key, item in pairs if isinstance(key, ast.Constant)}
+        case ast.Call(func=ast.Name(id="dict"), keywords=keywords):
+            return {word.arg: value_of(word.value, names) for word in keywords if word.arg}
+        case ast.Name(id=name):
+            return names.get(name)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+    return None
+
+
+def dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """Every dict inside ``value``, outer before inner, in order."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from dicts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from dicts(item)

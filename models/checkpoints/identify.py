@@ -1,0 +1,150 @@
+"""Which network a foreign file holds, and how that is known.
+
+In this order: the name typed by the caller; the training config inside the file; the first 8 digits of its sha256 among
+the published files; its file name. Keys and shapes tell depth and channels, never the clip: a file that only they
+describe is refused with the names to choose from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from datakit.errors import CheckpointError, UsageError
+
+from .. import zoo
+from . import config
+from .files import File
+
+NUM_KEYS_SHOWN = 20
+OPTIONAL = "num_batches_tracked"
+
+
+def foreign_spec(
+    path: Path, state: Mapping[str, Tensor], file: File, *, name: str | None, digest: str, origin: tuple[str, str]
+) -> zoo.ModelSpec:
+    """The spec of ``state``, which has our keys; ``origin`` is (framework and version, how it was known)."""
+    num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
+    choices = [name] if name else zoo.names()
+    wrong = {choice: mismatches(expected(choice, num_classes), state) for choice in choices}
+    fitting = [choice for choice in choices if not wrong[choice]]
+    if not fitting:
+        nearest = min(choices, key=lambda choice: wrong[choice].count)
+        raise CheckpointError(f"{path}: does not fit {nearest}: {wrong[nearest]}")
+    facts = config.facts(file.config_text)
+    published = next((row for row in zoo.table()["published"] if row["sha8"] == digest), None)
+    chosen, how = choose(path, fitting, facts, published, typed=name is not None)
+    known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
+    known |= {"input": "keys", "num_classes": "keys", "origin": origin[1]}
+    known |= dict.fromkeys(("mean", "std"), "the network's default")
+    spec = zoo.spec(chosen, num_classes=num_classes)
+    spec = dataclasses.replace(spec, origin=origin[0], known=known, published=published)
+    return with_facts(spec, facts) if how == "config in the file" else spec
+
+
+def choose(
+    path: Path, fitting: Sequence[str], facts: Mapping[str, Any], published: Mapping[str, Any] | None, *, typed: bool
+) -> tuple[str, str]:
+    """(name, how it was known) among the networks whose keys and shapes fit."""
+    if typed:
+        return fitting[0], "name="
+    if "clip_len" in facts:
+        return min(fitting, key=lambda name: num_differences(name, facts)), "config in the file"
+    if published and published["network"] in fitting:
+        return published["network"], "sha8 of a published file"
+    for row in zoo.table()["published"]:
+        if row["network"] in fitting and published_stem(row["file"]) in path.name:
+            return row["network"], "file name of a published file"
+    words = re.split(r"[^a-z0-9]+", path.name.lower())
+    named = [name for name in fitting if all(in_words(part, words) for part in name.split("_"))]
+    if named:
+        return max(named, key=len), "file name"
+    raise CheckpointError(
+        f"{path}: its keys fit {', '.join(fitting)}, and neither the file nor its name says which. "
+        f"Type one: models.load(..., name={fitting[0]!r}), --name {fitting[0]}"
+    )
+
+
+def in_words(part: str, words: Sequence[str]) -> bool:
+    """Whether a part of a network's name stands in a file name: "4x16" also as "4x16x1", "r50" also as "resnet50"."""
+    return any(word in (part, f"{part}x1", part.replace("r", "resnet", 1)) for word in words)
+
+
+def published_stem(file: str) -> str:
+    """A published file name without its hash and ending: what is left of it when somebody stripped the hash."""
+    return re.sub(r"-[0-9a-f]{8}\.\w+$", "", file)
+
+
+def num_differences(name: str, facts: Mapping[str, Any]) -> int:
+    """In how many things a network of the zoo differs from what a config says."""
+    row = zoo.table()["networks"][name]
+    defaults = {key: value.default for key, value in inspect.signature(zoo.BUILDERS[row["family"]]).parameters.items()}
+    network = {**defaults, **row.get("network", {})}
+    different = sum(row[key] != facts[key] for key in ("clip_len", "frame_interval"))
+    # The pooling changes every number, the clip only the input: a wrong clip is put right afterwards.
+    return int(different + 10 * sum(network[key] != value for key, value in facts["network"].items()))
+
+
+def with_facts(spec: zoo.ModelSpec, facts: Mapping[str, Any]) -> zoo.ModelSpec:
+    """The spec with what the file's own config says; a clip that no named network has makes a name of its own."""
+    values = {key: value for key, value in facts.items() if key != "network"}
+    for key in ("mean", "std"):
+        if len(values.get(key, ())) != len(spec.mean):
+            values.pop(key, None)
+    name = spec.name
+    if (spec.clip_len, spec.frame_interval) != (values["clip_len"], values["frame_interval"]):
+        name = re.sub(r"\d+x\d+", f"{values['clip_len']}x{values['frame_interval']}", name)
+    known = spec.known | dict.fromkeys(values, "config in the file")
+    network = spec.network | facts["network"]
+    return dataclasses.replace(spec, name=name, known=known, network=network, **values)
+
+
+def expected(name: str, num_classes: int) -> dict[str, tuple[int, ...]]:
+    try:
+        return zoo.shapes(zoo.spec(name, num_classes=num_classes))
+    except UsageError as error:
+        raise CheckpointError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatches:
+    """What keeps a state from being a network's; false when nothing does."""
+
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.missing) + len(self.unused) + len(self.reshaped)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        parts = [("missing", self.missing), ("unused", self.unused), ("of another shape", self.reshaped)]
+        return "; ".join(f"{len(keys)} {what}: {shown(keys)}" for what, keys in parts if keys)
+
+
+def shown(keys: Sequence[str]) -> str:
+    more = f", ... and {len(keys) - NUM_KEYS_SHOWN} more" if len(keys) > NUM_KEYS_SHOWN else ""
+    return ", ".join(keys[:NUM_KEYS_SHOWN]) + more
+
+
+def mismatches(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> Mismatches:
+    """Compare key -> shape of a network with a state; only ``num_batches_tracked`` may be absent."""
+    return Mismatches(
+        missing=tuple(key for key in expected if key not in state and not key.endswith(OPTIONAL)),
+        unused=tuple(key for key in state if key not in expected),
+        reshaped=tuple(
+            f"{key} {list(state[key].shape)} instead of {list(shape)}"
+            for key, shape in expected.items()
+            if key in state and tuple(state[key].shape) != shape
+        ),
+    )

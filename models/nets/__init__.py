@@ -1,0 +1,1 @@
+"""One file a family; ``models.zoo`` gives the networks their names."""

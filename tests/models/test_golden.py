@@ -1,0 +1,46 @@
+"""The logits of mmaction2's own networks, from weights that go through a file and our adapter as a user's would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import models
+
+GATE = 2e-5  # max|difference| / max|logit|; the originals differ from their own float64 by up to 1e-6
+NAMES = ["slowonly_r50_4x16", "slowonly_r50_flow_16x4", "slowonly_r101_8x8"]
+State = Callable[[str], dict[str, torch.Tensor]]
+
+
+def difference(ours: torch.Tensor, golden: Any) -> float:
+    return float(np.abs(ours.numpy() - golden).max() / np.abs(golden).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_equal_the_originals(
+    name: str, golden_models: Path, golden_state: State, rule: Any, tmp_path: Path
+) -> None:
+    torch.save({"meta": {}, "state_dict": golden_state(name)}, tmp_path / f"{name}x1.pth")
+    net = models.load(tmp_path / f"{name}x1.pth")
+    shape = json.loads((golden_models / f"{name}.json").read_text())["input_shape"]
+    x_VCTHW = torch.from_numpy(rule.input_tensor(shape)).flatten(0, 1)
+    with torch.inference_mode():
+        ours = net(x_VCTHW)
+    assert difference(ours, np.load(golden_models / f"{name}.npz")["logits"]) < GATE
+
+
+def test_thirty_views_equal_the_originals(golden_models: Path, golden_state: State, rule: Any, tmp_path: Path) -> None:
+    view_set = "slowonly_r50_4x16__30views"
+    torch.save(golden_state("slowonly_r50_4x16"), tmp_path / "any.pth")
+    net = models.load(tmp_path / "any.pth", name="slowonly_r50_4x16")
+    x_VCTHW = torch.from_numpy(rule.input_tensor((1, 30, 3, 4, 64, 64), view_set)).flatten(0, 1)
+    with torch.inference_mode():
+        ours = net(x_VCTHW)
+    with np.load(golden_models / "views.npz") as arrays:
+        assert difference(ours, arrays[f"{view_set}/logits"]) < GATE
