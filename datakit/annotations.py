@@ -1,0 +1,191 @@
+"""Which clips there are: official annotation files and people's own lists become rows of one kind."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .errors import BadManifest, UsageError
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("3gp", "asf", "avi", "divx", "flv", "gif", "m2ts", "m4v", "mkv", "mov"),
+        *("mp4", "mpeg", "mpg", "mts", "ogv", "rm", "ts", "vob", "webm", "wmv"),
+    )
+)
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpec:
+    """One clip that somebody wants: what it is called, what it shows, and its file when that is known."""
+
+    id: str
+    video: str
+    split: str
+    label: str | None
+    start_s: float | None = None
+    end_s: float | None = None
+    source: Path | None = None
+
+
+def kinetics_csv(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpec]:
+    """Rows of an official Kinetics list: ``label,youtube_id,time_start,time_end,split[,is_cc]``, test lists no label.
+
+    The key of a clip is (video, start, end): some videos occur twice. The ``split`` column is not used, files disagree
+    on its spelling. Raises ``BadManifest`` with file and line.
+    """
+    known = set(classes)
+    specs: dict[str, ClipSpec] = {}
+    for line, row in _rows(path, ("youtube_id", "time_start", "time_end")):
+        label = row.get("label")
+        if label is not None and label not in known:
+            raise BadManifest(f"{path}:{line}: {label!r} is none of the {len(known)} classes of this data set")
+        try:
+            start, end = float(row["time_start"]), float(row["time_end"])
+        except ValueError:
+            raise BadManifest(f"{path}:{line}: time_start and time_end must be seconds") from None
+        # int() of the seconds, as every published file name has it
+        clip_id = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
+        spec = ClipSpec(id=clip_id, video=row["youtube_id"], split=split, label=label, start_s=start, end_s=end)
+        if specs.setdefault(clip_id, spec) != spec:
+            raise BadManifest(f"{path}:{line}: {clip_id} stands here twice with different labels")
+    return sorted(specs.values(), key=lambda spec: spec.id)
+
+
+def own_csv(path: Path, raw: Path, default_split: str) -> list[ClipSpec]:
+    """Rows of ``path,label[,split]``, paths relative to ``raw``; more columns do not matter. Raises ``BadManifest``."""
+    found: dict[Path, tuple[int, str | None, str]] = {}
+    for line, row in _rows(path, ("path", "label")):
+        if not row["path"]:
+            raise BadManifest(f"{path}:{line}: the path is empty")
+        entry = (row["label"] or None, _split(row.get("split") or default_split, f"{path}:{line}"))
+        source = raw / row["path"]
+        if source in found and found[source][1:] != entry:
+            raise BadManifest(
+                f"{path}:{line}: {row['path']} stood in line {found[source][0]} with another label or split"
+            )
+        found.setdefault(source, (line, *entry))
+    return _with_ids([(source, label, split) for source, (_, label, split) in found.items()], raw)
+
+
+def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
+    """Videos below ``raw``, labelled by the folder they lie in; a folder named train, val or test sets the split.
+
+    raw/archery/a.mp4 -> archery;  raw/val/archery/a.mp4 -> archery, split val;  raw/a.mp4 -> no label.
+    Returns the clips and how many other files were passed over. Raises ``UsageError`` when there is no video at all.
+    """
+    entries: list[tuple[Path, str | None, str]] = []
+    passed_over = 0
+    for path in sorted(raw.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            passed_over += 1
+            continue
+        folders = path.relative_to(raw).parent.parts
+        splits = [SPLIT_NAMES[part.lower()] for part in folders if part.lower() in SPLIT_NAMES]
+        label = folders[-1] if folders and folders[-1].lower() not in SPLIT_NAMES else None
+        entries.append((path, label, splits[-1] if splits else _split(default_split, "--split")))
+    if not entries:
+        raise UsageError(
+            f"no video below {raw} (looked for {', '.join(sorted(VIDEO_SUFFIXES))}); "
+            f"type --raw with the folder that holds them"
+        )
+    return _with_ids(entries, raw), passed_over
+
+
+def safe_name(text: str) -> str:
+    """A file or folder name for any text, as mmaction2 makes its class folders: spaces to underscores, quotes removed.
+
+    Lists split on white space, so none may be in a path.
+    """
+    name = re.sub(r"[\s/\\]+", "_", re.sub(r"[\"\x00-\x08\x0e-\x1f]", "", text.strip()))
+    return name if name.strip(".") else f"_{name}"
+
+
+def stem(name: str) -> str:
+    """A file's name without its video suffixes: ``id.mp4.mkv`` -> ``id``."""
+    while True:
+        head, dot, tail = name.rpartition(".")
+        if not head or f"{dot}{tail}".lower() not in VIDEO_SUFFIXES:
+            return name
+        name = head
+
+
+def _with_ids(entries: list[tuple[Path, str | None, str]], raw: Path) -> list[ClipSpec]:
+    """Give every file the shortest name that no other one has: its stem, its name, or its whole path."""
+
+    def whole_path(path: Path) -> str:
+        return safe_name(str(path.relative_to(raw) if path.is_relative_to(raw) else path).replace("/", "__"))
+
+    ways = [lambda path: safe_name(stem(path.name)), lambda path: safe_name(path.name), whole_path]
+    ids = _unique(ways, [path for path, _, _ in entries])
+    return sorted(
+        (
+            ClipSpec(id=ids[path], video=ids[path], split=split, label=label, source=path)
+            for path, label, split in entries
+        ),
+        key=lambda spec: spec.id,
+    )
+
+
+def _unique(ways: Sequence[Callable[[Path], str]], paths: Sequence[Path]) -> dict[Path, str]:
+    """Name each path in the first way that no other path left over shares."""
+    ids: dict[Path, str] = {}
+    left = list(paths)
+    for way in ways:
+        groups: dict[str, list[Path]] = defaultdict(list)
+        for path in left:
+            groups[way(path).casefold()].append(path)  # some disks do not tell A from a
+        taken = {name.casefold() for name in ids.values()}
+        ids |= {group[0]: way(group[0]) for name, group in groups.items() if len(group) == 1 and name not in taken}
+        left = [path for path in left if path not in ids]
+    if left:
+        raise BadManifest(f"these files cannot be told apart by name: {', '.join(map(str, sorted(left)[:4]))}")
+    return ids
+
+
+def _rows(path: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV with their line numbers; everything is text, so that 00123 and NA stay what they are."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"{path} is not there") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise BadManifest(f"{path} is not a CSV in UTF-8: {error}") from None
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    header = reader.fieldnames or []
+    lacking = [name for name in needed if name not in header]
+    if lacking:
+        raise BadManifest(
+            f"{path}: the first line must name the columns {','.join(needed)}; {','.join(lacking)} is not there"
+        )
+    rows = []
+    for row in reader:
+        if any(row[name] is None for name in needed):
+            raise BadManifest(f"{path}:{reader.line_num}: fewer columns than the first line names")
+        rows.append((reader.line_num, {key: value.strip() for key, value in row.items() if isinstance(value, str)}))
+    return rows
+
+
+def _split(name: str, where: str) -> str:
+    try:
+        return SPLIT_NAMES[name.strip().lower()]
+    except KeyError:
+        raise BadManifest(
+            f"{where}: split {name!r}; known are {', '.join(sorted(set(SPLIT_NAMES.values())))}"
+        ) from None
+
+
+def with_source(spec: ClipSpec, source: Path | None) -> ClipSpec:
+    return replace(spec, source=source)

@@ -1,0 +1,170 @@
+"""Every item's outcome, in one SQLite file that one process writes.
+
+``clip``   what the list asks for, one row a clip.
+``item``   what became of it, one row a clip and stage; ``key`` names what it was made from, ``data`` is JSON.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .annotations import ClipSpec
+from .errors import BadManifest, UsageError
+
+SCHEMA_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS clip (
+    id TEXT PRIMARY KEY, video TEXT NOT NULL, split TEXT NOT NULL, label TEXT,
+    start_s REAL, end_s REAL, source TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS item (
+    id TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, status TEXT NOT NULL, error TEXT NOT NULL,
+    message TEXT NOT NULL, tries INTEGER NOT NULL, seconds REAL NOT NULL, finished TEXT NOT NULL, data TEXT NOT NULL,
+    PRIMARY KEY (id, stage)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one item in one stage. ``status``: ok, damaged, failed."""
+
+    id: str
+    stage: str
+    key: str = ""
+    status: str
+    error: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """Open with ``Journal.open``; only one process may hold it for writing."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Journal]:
+        """The journal at ``path``, made when there is none, locked against a second writer.
+
+        Raises ``UsageError`` when another process holds it, ``BadManifest`` when it is no journal of this version.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another command is working on {path.parent}; wait for it, or stop it, and type again"
+                ) from None
+            with _connect(path) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.executescript(_TABLES)
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                yield cls(connection)
+
+    @classmethod
+    @contextmanager
+    def read(cls, path: Path) -> Iterator[Journal]:
+        """The journal at ``path`` for looking only, also while another process writes."""
+        if not path.is_file():
+            raise UsageError(
+                f"nothing was prepared here: {path} is not there; type: python -m datakit prepare NAME --raw DIR"
+            )
+        with _connect(path) as connection:
+            yield cls(connection)
+
+    def replace_clips(self, splits: Iterable[str], clips: Iterable[ClipSpec]) -> None:
+        """Make ``clips`` the whole list of ``splits``; what became of a clip that stays is kept."""
+        rows = [
+            (
+                spec.id,
+                spec.video,
+                spec.split,
+                spec.label,
+                spec.start_s,
+                spec.end_s,
+                str(spec.source) if spec.source else None,
+            )
+            for spec in clips
+        ]
+        with self._connection:
+            self._connection.executemany("DELETE FROM clip WHERE split = ?", [(split,) for split in splits])
+            self._connection.executemany("INSERT OR REPLACE INTO clip VALUES (?,?,?,?,?,?,?)", rows)
+
+    def clips(self) -> list[ClipSpec]:
+        rows = self._connection.execute("SELECT id, video, split, label, start_s, end_s, source FROM clip ORDER BY id")
+        return [
+            ClipSpec(
+                id=id_, video=video, split=split, label=label, start_s=start, end_s=end, source=source and Path(source)
+            )
+            for id_, video, split, label, start, end, source in rows
+        ]
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Record outcomes, all of them or none."""
+        with self._connection:
+            self._connection.executemany(
+                """INSERT INTO item VALUES (?,?,?,?,?,?,1,?,datetime('now'),?)
+                   ON CONFLICT (id, stage) DO UPDATE SET key=excluded.key, status=excluded.status, error=excluded.error,
+                   message=excluded.message, tries=tries+1, seconds=excluded.seconds, finished=excluded.finished,
+                   data=excluded.data""",
+                [
+                    (out.id, out.stage, out.key, out.status, out.error, out.message, out.seconds, json.dumps(out.data))
+                    for out in outcomes
+                ],
+            )
+
+    def outcomes(self, stage: str) -> dict[str, Outcome]:
+        rows = self._connection.execute(
+            "SELECT id, stage, key, status, error, message, seconds, data FROM item WHERE stage = ?", (stage,)
+        )
+        return {
+            row[0]: Outcome(
+                id=row[0], stage=row[1], key=row[2], status=row[3], error=row[4], message=row[5], seconds=row[6],
+                data=json.loads(row[7]),
+            )
+            for row in rows
+        }  # fmt: skip
+
+    def stages(self) -> list[str]:
+        return [row[0] for row in self._connection.execute("SELECT DISTINCT stage FROM item ORDER BY stage")]
+
+    def tries(self, stage: str) -> dict[str, tuple[int, str]]:
+        """How often each item was tried, and when last (UTC)."""
+        rows = self._connection.execute("SELECT id, tries, finished FROM item WHERE stage = ?", (stage,))
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def setting(self, name: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+        return row and str(row[0])
+
+    def set_setting(self, name: str, value: str) -> None:
+        with self._connection:
+            self._connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))
+
+
+@contextmanager
+def _connect(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(path, timeout=60)
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, SCHEMA_VERSION):
+            raise BadManifest(f"{path} was written by another version (schema {version}); move it away to start afresh")
+        yield connection
+    except sqlite3.DatabaseError as error:
+        raise BadManifest(f"{path}: {error}; move it away: finished videos say themselves what they are") from error
+    finally:
+        connection.close()

@@ -1,0 +1,360 @@
+"""From a list and a folder of videos to verified variants: what ``python -m datakit prepare`` does.
+
+    clips asked for -> their sources -> one encode a source, all variants -> manifest, lists and lock of each variant
+
+Each step can be killed at any instant. What is finished stays: a file gets its final name only after it was decoded and
+counted, it says itself what it was made from, and the journal is only the quick way to know that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import catalog, console, encode, files, lists, probe, runner
+from .annotations import SPLIT_NAMES, ClipSpec, class_folders, kinetics_csv, own_csv
+from .catalog import Dataset, Variant
+from .errors import Damaged, ItemError, Retryable, UsageError
+from .journal import Journal, Outcome
+from .layout import SOURCE_STAGE, final_path, key, stage_of
+from .sources import local
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for. ``splits`` empty: all there are. ``allow_damaged``: share of the frames."""
+
+    name: str
+    data_root: Path
+    raw: Path | None
+    labels: Path | None
+    annotations: Path | None
+    splits: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    num_jobs: int
+    limit: int | None
+    allow_damaged: float
+    retry_failed: bool
+
+    @property
+    def set_dir(self) -> Path:
+        return self.data_root / self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One file to make: its variant, where it goes, and its hash if the journal believes it to be there."""
+
+    variant: Variant
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One source and what is to be made of it."""
+
+    id: str
+    source: Path
+    targets: tuple[Target, ...]
+    work: Path
+    allow_damaged: float
+
+
+def prepare(request: Request) -> dict[str, dict[str, int]]:
+    """Do all of it; returns counts by status for each variant. Raises ``UsageError``, ``DataError``, ``ToolMissing``.
+
+    What became of a single clip is no error but its status.
+    """
+    encode.ffmpeg_program()
+    dataset = catalog.dataset(request.name)
+    with Journal.open(request.set_dir / "journal.sqlite") as journal:
+        splits, specs = clips_asked_for(request, dataset, journal)
+        journal.replace_clips(splits, specs)
+        # One folder a variant for every list, also when this run asks for one: clips of other splits stay as they are.
+        work = _fresh_work_folder(request.set_dir)
+        try:
+            jobs = list(_jobs(request, journal, specs, work))
+            if request.limit is not None:
+                jobs = jobs[: request.limit]
+            _say_what_comes(request, specs, jobs)
+            _encode_all(request, journal, jobs, work)
+        finally:
+            shutil.rmtree(work.parent, ignore_errors=True)
+        journal.set_setting("allow_damaged", str(request.allow_damaged))
+        counts = {}
+        for variant in request.variants:
+            counts[variant.name] = lists.write(request.set_dir, variant, journal, dataset, request.allow_damaged)
+    return counts
+
+
+def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal) -> tuple[set[str], list[ClipSpec]]:
+    """The list and the file of every clip on it. Returns the splits that the list speaks for, and the clips."""
+    raw = request.raw or (Path(known) if (known := journal.setting("raw")) else None)
+    if raw is None:
+        where = f"; {dataset.title} can be had from: {dataset.access}" if dataset else ""
+        command = f"python -m datakit prepare {request.name} --raw DIR"
+        raise UsageError(f"which folder holds the videos? type: {command} (make: RAW=DIR){where}")
+    if not raw.is_dir():
+        raise UsageError(f"{raw} is no folder; type --raw (make: RAW=) with the folder that holds the videos")
+    raw = raw.resolve()
+    journal.set_setting("raw", str(raw))
+    if dataset is None:
+        return _own_clips(request, raw)
+    specs: list[ClipSpec] = []
+    splits = set()
+    for split in dataset.splits:
+        if request.splits and split.name not in request.splits:
+            continue
+        table = _annotation_file(request, split.files, raw)
+        if table is None:
+            if request.splits:
+                raise UsageError(
+                    f"the official list of {dataset.title} {split.name} is not there "
+                    f"(looked for {', '.join(split.files)} in "
+                    f"{', '.join(map(str, _annotation_folders(request, raw)))}); fetch {split.url} into one of them, "
+                    f"or type --annotations FILE (make: ANNOTATIONS=FILE)"
+                )
+            continue
+        rows = kinetics_csv(table, split.name, dataset.classes)
+        if len(rows) != split.rows:
+            print(f"note: {table} has {len(rows)} clips, the official list {split.rows}", file=sys.stderr)
+        specs += rows
+        splits.add(split.name)
+    for name in request.splits:
+        dataset.split(name)  # a misspelt split is an error with the known ones
+    if not specs:
+        first = dataset.splits[0]
+        raise UsageError(
+            f"no official list found for {request.name}; type --annotations FILE, such as one from {first.url}"
+        )
+    return splits, local.find(specs, raw, dataset.clip_names)
+
+
+def _own_clips(request: Request, raw: Path) -> tuple[set[str], list[ClipSpec]]:
+    default = request.splits[0] if request.splits else "val"
+    if request.labels:
+        specs = own_csv(request.labels, raw, default)
+    else:
+        specs, passed_over = class_folders(raw, default)
+        if passed_over:
+            print(f"note: {passed_over} files below {raw} have no video suffix and were passed over", file=sys.stderr)
+        if (raw / "labels.csv").is_file():
+            print(
+                f"note: labels come from the folders; to use the list type --labels {raw / 'labels.csv'}",
+                file=sys.stderr,
+            )
+    if not request.splits and {spec.split for spec in specs} == {default}:
+        print(
+            f"note: nothing says which split the clips are in; all are {default!r} (--split changes that)",
+            file=sys.stderr,
+        )
+    # The whole list is this one: a clip that left it leaves the set.
+    return set(SPLIT_NAMES.values()), specs
+
+
+def _annotation_folders(request: Request, raw: Path) -> list[Path]:
+    return [
+        raw,
+        raw / "annotations",
+        raw.parent / "annotations",
+        request.set_dir / "raw",
+        request.set_dir / "raw/annotations",
+    ]
+
+
+def _annotation_file(request: Request, names: Sequence[str], raw: Path) -> Path | None:
+    given = request.annotations
+    if given is not None and given.is_file():
+        # One file speaks for one split: the one asked for, or the one its name says.
+        return given if len(request.splits) == 1 or given.name in names else None
+    if given is not None and not given.is_dir():
+        raise UsageError(f"{given} is not there; type --annotations with the official CSV or the folder that holds it")
+    folders = [given] if given is not None else _annotation_folders(request, raw)
+    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+
+
+def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: Path) -> Iterator[Job]:
+    """What is left to do, found from the journal and the disk without reading a video."""
+    sources = journal.outcomes(SOURCE_STAGE)
+    before = {variant.name: journal.outcomes(stage_of(variant.name)) for variant in request.variants}
+    for spec in specs:
+        if spec.source is None or not spec.source.is_file():
+            continue
+        unchanged = spec.id in sources and sources[spec.id].data["stat"] == _stat(spec.source)
+        source_sha256 = sources[spec.id].data["sha256"] if unchanged else None
+        targets = []
+        for variant in request.variants:
+            path = request.set_dir / variant.name / final_path(spec)
+            known = before[variant.name].get(spec.id)
+            if known is not None and source_sha256 and known.key == key(source_sha256, variant):
+                if _settled(known, path, request):
+                    continue
+                targets.append(Target(variant=variant, path=path, sha256=known.data.get("sha256", "")))
+            else:
+                targets.append(Target(variant=variant, path=path, sha256=""))
+        if targets:
+            yield Job(
+                id=spec.id, source=spec.source, targets=tuple(targets), work=work, allow_damaged=request.allow_damaged
+            )
+
+
+def _settled(known: Outcome, path: Path, request: Request) -> bool:
+    """Nothing to do: the file is there as it was left, or it failed in a way that trying again would not change."""
+    if "stat" in known.data:
+        return path.is_file() and known.data["stat"] == _stat(path)
+    if known.status == "damaged":
+        return not request.retry_failed and known.data["share"] < request.allow_damaged
+    return not request.retry_failed and known.error not in {"Retryable", "WorkerDied", "Bug"}
+
+
+def _encode_all(request: Request, journal: Journal, jobs: Sequence[Job], work: Path) -> None:
+    wanted = {job.id: job for job in jobs}
+    bad = Counter[str]()
+
+    def note() -> str:
+        return f"({bad.total()} bad)" if bad else ""
+
+    outcomes = runner.run(
+        encode_source, jobs, name=lambda job: job.id, stage=SOURCE_STAGE, num_jobs=request.num_jobs, notes=work
+    )
+    for outcome in console.progress(outcomes, total=len(jobs), what="encode", note=note):
+        rows = _rows(outcome, wanted[outcome.id])
+        journal.add(rows)
+        bad.update({row.error for row in rows if row.error})
+
+
+def _rows(outcome: Outcome, job: Job) -> list[Outcome]:
+    """One worker's answer as journal rows: the source, and each variant of it."""
+    if outcome.status == "failed":  # it died, or broke before it could say more
+        return [replace(outcome, stage=stage_of(target.variant.name)) for target in job.targets]
+    data = dict(outcome.data)
+    variants = data.pop("variants")
+    return [
+        replace(outcome, data=data),
+        *(Outcome(id=job.id, stage=stage_of(name), seconds=outcome.seconds, **row) for name, row in variants.items()),
+    ]
+
+
+def encode_source(job: Job) -> Outcome:
+    """In a worker: make what is missing of one source. The outcome's data say what became of each variant."""
+    stat = _stat(job.source)
+    source_sha256 = encode.sha256_file(job.source)
+    try:
+        made = _make(job, source_sha256)
+    except ItemError as error:
+        message = str(error).replace(f"{job.source}: ", "").replace(f"{job.source.name}: ", "")
+        made = {
+            target.variant.name: {"status": "failed", "error": type(error).__name__, "message": message}
+            for target in job.targets
+        }
+    for target in job.targets:
+        made[target.variant.name]["key"] = key(source_sha256, target.variant)
+    data = {"sha256": source_sha256, "stat": stat, "variants": made}
+    return Outcome(id=job.id, stage=SOURCE_STAGE, key=source_sha256, status="ok", data=data)
+
+
+def _make(job: Job, source_sha256: str) -> dict[str, dict[str, Any]]:
+    """Have every target's file in place and checked, encoding once for each different result."""
+    info = probe.media_info(job.source)
+    sizes = {target: target.variant.size(info.displayed_width, info.displayed_height) for target in job.targets}
+    tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target])) for target in job.targets}
+    checked = {target: kept for target in job.targets if (kept := _keep(target, tags[target])) is not None}
+    groups: dict[str, list[Target]] = {}
+    for target in job.targets:
+        if target not in checked:
+            groups.setdefault(tags[target], []).append(target)
+    orders = [(group[0].variant, sizes[group[0]], tag) for tag, group in groups.items()]
+    encoded = encode.encode(job.source, orders, job.work) if orders else []
+    try:
+        for one, group in zip(encoded, groups.values(), strict=True):
+            checked.update(dict.fromkeys(group, one.checked))
+        counts = {one.frames for one in checked.values()}
+        if len(counts) > 1:
+            raise Retryable(f"the variants came out with different numbers of frames: {sorted(counts)}")
+        complaints = encoded[0].complaints if encoded else encode.complaints(job.source)
+        verdict = _verdict(counts.pop(), info, complaints)
+        if verdict["status"] == "ok" or verdict["data"]["share"] >= job.allow_damaged:
+            for one, group in zip(encoded, groups.values(), strict=True):
+                for target in group:
+                    _place(one.part, target.path)
+    finally:
+        encode.discard([one.part for one in encoded])
+    return {
+        target.variant.name: {**verdict, "data": {**verdict["data"], **_facts(checked[target], target.path)}}
+        for target in job.targets
+    }
+
+
+def _keep(target: Target, tag: str) -> encode.Checked | None:
+    """A file that already has the final name and says it is what we would make: taken if it is whole."""
+    if not target.path.is_file() or encode.read_tag(target.path) != tag:
+        return None
+    try:
+        checked = encode.check(target.path)
+    except ItemError:
+        return None
+    return checked if target.sha256 in ("", checked.sha256) else None
+
+
+def _verdict(frames: int, info: probe.MediaInfo, complaints: str) -> dict[str, Any]:
+    """ok, or damaged with the share of the promised frames that came out."""
+    cut_short = info.expected_frames > info.num_packets
+    if not complaints and not cut_short:
+        return {"status": "ok", "error": "", "message": "", "data": {"share": 1.0}}
+    share = min(1.0, frames / max(1, info.expected_frames))
+    reason = complaints or "the file ends before its header says"
+    message = f"{frames} of {info.expected_frames} frames can be decoded: {reason}"
+    return {"status": "damaged", "error": Damaged.__name__, "message": message, "data": {"share": round(share, 4)}}
+
+
+def _place(part: Path, final: Path) -> None:
+    """Give a checked file its final name. Several names may share it: equal encodes are stored once if links work."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    link = part.with_name(f"{uuid.uuid4().hex}.part")
+    try:
+        os.link(part, link)
+    except OSError:
+        shutil.copyfile(part, link)
+    files.sync(link)
+    link.replace(final)
+
+
+def _facts(checked: encode.Checked, path: Path) -> dict[str, Any]:
+    """What the manifest will say of a file, and how the next run sees that it is untouched."""
+    if not path.is_file():
+        return {}
+    facts = asdict(checked)
+    del facts["tag"]
+    return {**facts, "stat": _stat(path), "encoder": encode.encoder_name()}
+
+
+def _stat(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _fresh_work_folder(set_dir: Path) -> Path:
+    """Half-written files live here and nowhere else; what a killed run left goes. The journal's lock protects it."""
+    work = set_dir / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    folder = work / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _say_what_comes(request: Request, specs: Sequence[ClipSpec], jobs: Sequence[Job]) -> None:
+    found = sum(spec.source is not None and spec.source.is_file() for spec in specs)
+    names = ", ".join(variant.name for variant in request.variants)
+    print(
+        f"{request.name}: {len(specs)} clips asked for, {found} found, {len(jobs)} to encode into {names} with "
+        f"{request.num_jobs} jobs",
+        file=sys.stderr,
+    )
