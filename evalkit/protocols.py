@@ -10,8 +10,9 @@ from typing import Any
 import manifests
 from datakit.errors import BadManifest, UsageError
 
+from .views import RULES
+
 MODES = ("efficient", "accurate")
-RULES = ("mmaction2-0.x", "mmaction2-1.x", "pyslowfast", "torchvision", "gluoncv")
 NUM_CROPS = (1, 3, 5, 10)
 AGGREGATIONS = ("prob-mean",)
 
