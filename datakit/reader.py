@@ -153,7 +153,10 @@ class Video:
 
     def _pick(self, unique: npt.NDArray[np.int64]) -> Frames:
         if self._vouched:
-            frames = self._decode_by_seeking(unique)
+            try:
+                frames = self._decode_by_seeking(unique)
+            except (OSError, av.FFmpegError):
+                frames = None  # damaged since the manifest was made: from the start, we see how far it decodes
             if frames is not None:
                 return frames
         counted, frames = self._decode_from_start(unique, to_the_end=False)
