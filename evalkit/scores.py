@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datakit import files, fingerprint
-from datakit.errors import BadManifest, DataError, HashMismatch
+from datakit.errors import BadManifest, DataError, HashMismatch, NotComparable
 
 from .signature import Signature
 
@@ -78,6 +79,29 @@ class ScoreSet:
             views=None if self.views is None else self.views[rows],
         )
 
+    def in_class_order(self, classes: tuple[str, ...]) -> ScoreSet:
+        """A new set whose columns are in the order of ``classes``. Raises ``NotComparable`` when the names differ."""
+        if classes == self.classes:
+            return self
+        here, there = set(self.classes) - set(classes), set(classes) - set(self.classes)
+        if here or there:
+            raise NotComparable(
+                f"the class names differ: {len(self.classes)} classes against {len(classes)}"
+                + "".join(
+                    f"; only {side}: {some(names)}" for side, names in (("here", here), ("there", there)) if names
+                )
+            )
+        place = {name: index for index, name in enumerate(self.classes)}
+        columns = np.array([place[name] for name in classes])
+        new_index = np.append(np.argsort(columns), -1)  # the last entry keeps -1 = no label
+        return replace(
+            self,
+            classes=classes,
+            labels=new_index[self.labels],
+            scores=self.scores[:, columns],
+            views=None if self.views is None else self.views[:, :, columns],
+        )
+
     def save(self, path: str | Path) -> None:
         """Write one ``.npz`` without pickles. The same scores give the same bytes."""
         arrays: dict[str, NDArray[Any]] = {
@@ -126,6 +150,13 @@ class ScoreSet:
             if clip_id in seen:
                 raise DataError(f"clip {clip_id!r} occurs twice; scores are joined by id, so each id may occur once")
             seen.add(clip_id)
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few names of a set, for a message: ``'a', 'b', 'c' and 5 more``."""
+    ordered = sorted(names)
+    text = ", ".join(map(repr, ordered[:most]))
+    return text + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
 def load(path: str | Path) -> ScoreSet:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datakit import fingerprint
-from datakit.errors import BadManifest, DataError, HashMismatch
+from datakit.errors import BadManifest, DataError, HashMismatch, NotComparable
 from evalkit import scores
 from evalkit.scores import ScoreSet
 from evalkit.signature import Signature
@@ -86,6 +86,26 @@ def test_select_keeps_rows_together() -> None:
     np.testing.assert_array_equal(found.labels, [-1, 1])
     np.testing.assert_array_equal(found.scores, original.scores[[2, 0]])
     np.testing.assert_array_equal(found.views, original.views[[2, 0]])
+
+
+def test_class_order_moves_labels_scores_and_views_together() -> None:
+    rng = np.random.default_rng(0)
+    original = make(
+        classes=("a", "b", "c"),
+        labels=np.array([2, 0, -1]),
+        scores=rng.random((3, 3)),
+        views=rng.random((3, 2, 3)),
+        missing=[],
+    )
+    found = original.in_class_order(("c", "a", "b"))
+    assert found.labels.tolist() == [0, 1, -1]
+    assert found.label_names() == original.label_names()
+    assert found.signature == original.signature
+    np.testing.assert_array_equal(found.scores, original.scores[:, [2, 0, 1]])
+    np.testing.assert_array_equal(found.views, original.views[:, :, [2, 0, 1]])
+    assert found.in_class_order(original.classes).labels.tolist() == original.labels.tolist()
+    with pytest.raises(NotComparable, match="3 classes against 5; only here: 'c'; only there: 'd', 'e', 'f'"):
+        original.in_class_order(("a", "b", "d", "e", "f"))
 
 
 def test_nothing_scored_is_possible(tmp_path: Path) -> None:
