@@ -30,6 +30,8 @@ def write(
     sources = journal.outcomes(SOURCE_STAGE)
     made = journal.outcomes(stage_of(variant.name))
     folder = set_dir / variant.name
+    for stale in (*folder.glob("*.part"), *folder.glob("lists/*.part")):
+        stale.unlink()  # of a run that was killed; the journal's lock says that nobody else is writing here
     order = {label: number for number, label in enumerate(classes)}
     rows = [
         _row(spec, sources.get(spec.id), made.get(spec.id), variant, folder, order, allow_damaged) for spec in specs

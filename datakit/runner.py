@@ -60,7 +60,14 @@ def run(
 def _parallel(
     work: Callable[[Job], Outcome], jobs: list[Job], name: Callable[[Job], str], stage: str, num_jobs: int, notes: Path
 ) -> Iterator[Outcome]:
-    parallel = joblib.Parallel(n_jobs=num_jobs, backend="loky", return_as="generator_unordered", batch_size=1)
+    # joblib runs n_jobs=1 inside this process, where a crash in a decoder would end the run: so two workers, one busy.
+    parallel = joblib.Parallel(
+        n_jobs=max(2, num_jobs),
+        backend="loky",
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch=1 if num_jobs == 1 else "2 * n_jobs",
+    )
     yield from parallel(joblib.delayed(_guarded)(work, job, name(job), stage, notes) for job in jobs)
 
 

@@ -1,0 +1,67 @@
+# Another make stops further down; this line makes it say why first.
+_ != [ "$(word 1,gnu)" = gnu ] || echo "GNU make is needed: type gmake (brew install make; pkg install gmake)" >&2
+
+# The front door. `make` alone prints the targets. Every target only calls a command that you can type yourself.
+
+DATA ?= data
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+VARIANTS := 256p 320p 340x256
+DATASETS := $(notdir $(basename $(wildcard manifests/datasets/*.toml)))
+
+# VENV= points at an environment that exists and is left alone; without it .venv is made, once.
+ifeq ($(origin VENV),undefined)
+VENV := .venv
+READY := $(VENV)/.ready
+else
+READY := existing-environment
+endif
+PY := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check existing-environment
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@for set in $(DATASETS); do \
+	  printf "  make %-16s %s\n" "$$set" "all variants of $$set in one pass; RAW=/videos [SPLIT=val] [ANNOTATIONS=val.csv]"; \
+	  for variant in $(VARIANTS); do printf "  make %-16s %s\n" "$$set-$$variant" "one variant; [LIMIT=200] [JOBS=$(JOBS)] [DATA=data]"; done; \
+	done
+	@echo "  VENV=/path uses an existing environment instead of .venv"
+
+setup: $(READY) ## make .venv with the tested versions (about 3 minutes, 7 GB)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@sh scripts/setup.sh $(VENV)
+
+existing-environment:
+	@sh scripts/setup.sh --existing $(VENV)
+
+demo: $(READY) ## no data needed: generate, prepare, train, test, fuse, compare, report (5 minutes)
+	@$(PY) -m demo
+
+test: $(READY) ## the tests (under 10 minutes on 2 cores)
+	@$(PY) -m pytest -n $(JOBS) -m "not slow"
+
+test-all: $(READY) ## the slow tests too
+	@$(PY) -m pytest -n $(JOBS)
+
+check: $(READY) ## format, lint, types, tests
+	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && $(MAKE) --no-print-directory test VENV=$(VENV)
+
+# 5 means "finished, and some clips are missing or broken": for a partial copy of a data set that is the normal end.
+PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(variant)) --data-root '$(DATA)' --jobs $(JOBS) \
+  $(if $(RAW),--raw '$(RAW)') $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations '$(ANNOTATIONS)') \
+  $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || [ $$? -eq 5 ]
+
+define TARGETS
+.PHONY: $(1) $(foreach variant,$(VARIANTS),$(1)-$(variant))
+$(1): $$(READY)
+	$$(call PREPARE,$(1),$$(VARIANTS))
+$(foreach variant,$(VARIANTS),$(call TARGET,$(1),$(variant)))
+endef
+define TARGET
+
+$(1)-$(2): $$(READY)
+	$$(call PREPARE,$(1),$(2))
+endef
+$(foreach set,$(DATASETS),$(eval $(call TARGETS,$(set))))

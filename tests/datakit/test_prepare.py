@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from datakit import catalog, encode, manifest, reader
+from datakit.__main__ import main
+from datakit.errors import UsageError
+
+Make = Callable[..., Path]
+
+
+def prepare(root: Path, raw: Path, *more: str, variants: Sequence[str] = ("256p",), name: str = "mine") -> int:
+    words = ["prepare", name, "--raw", str(raw), "--data-root", str(root), "--jobs", "2", *more]
+    for variant in variants:
+        words += ["--variant", variant]
+    return main(words)
+
+
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every video below a folder with what changes when it is written again."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*.mp4")
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "displayed", "size"),
+    [
+        ("256p", (640, 360), (456, 256)),  # 455.1 to the nearest even number, as ffmpeg's -2
+        ("256p", (360, 640), (256, 456)),
+        ("256p", (Fraction(340 * 64, 51), 256), (426, 256)),  # pixel aspect ratio 64:51
+        ("320p", (176, 144), (392, 320)),
+        ("340x256", (360, 640), (340, 256)),
+        ("native", (161, 121), (160, 120)),
+    ],
+)
+def test_size_is_decided_on_the_displayed_picture(variant: str, displayed: tuple[Fraction, Fraction], size: object) -> None:
+    assert catalog.variant(variant).size(Fraction(displayed[0]), Fraction(displayed[1])) == size
+
+
+def test_class_folders_from_raw_to_lists(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(tmp_path / "data", class_folders, variants=("256p", "340x256")) == 5
+    assert "mine/256p: 5 ok, 1 unreadable" in capsys.readouterr().out
+    folder = tmp_path / "data/mine/256p"
+    table = manifest.read(folder)
+    assert table.classes == ("jump high", "wave")
+    by_id = {clip.id: clip for clip in table.clips}
+    assert by_id["c"].path == folder / "train/jump_high/c.mp4"
+    assert (by_id["c"].width, by_id["c"].height, by_id["c"].frames) == (342, 256, 12)
+    assert (by_id["e"].width, by_id["e"].height) == (256, 342)
+    assert by_id["empty"].status == "unreadable"
+    assert by_id["empty"].path is None
+    assert (folder / "lists/train_videos.txt").read_text() == (
+        "train/wave/a.mp4 1\ntrain/wave/b.mp4 1\ntrain/jump_high/c.mp4 0\n"
+    )
+    assert (folder / "lists/val_frames.txt").read_text() == "val/wave/d 12 1\nval/jump_high/e 12 0\n"
+    assert (folder / "lists/val_pyslowfast.csv").read_text() == "val/wave/d.mp4 1\nval/jump_high/e.mp4 0\n"
+    lock = json.loads((folder / "manifest.lock").read_text())
+    assert lock["splits"]["val"]["listed"] == 2
+    assert lock["splits"]["val"]["asked"] == 3
+    for clip in table.clips:
+        if clip.path is not None:
+            assert encode.sha256_file(clip.path) == clip.sha256
+            with reader.open(clip.path) as video:
+                assert video.num_frames == clip.frames
+    assert main(["failed", "mine", "--data-root", str(tmp_path / "data")]) == 0
+    assert "empty  unreadable: Invalid data found when processing input  [256p, 340x256]" in capsys.readouterr().out
+    assert main(["verify", "mine", "--data-root", str(tmp_path / "data")]) == 0
+    damaged = by_id["a"].path
+    assert damaged is not None
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    assert main(["verify", "mine", "--data-root", str(tmp_path / "data")]) == 5
+    assert "a  " in capsys.readouterr().out
+
+
+def test_a_second_run_encodes_nothing_and_a_change_only_what_it_touches(
+    tmp_path: Path, class_folders: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    prepare(root, class_folders, variants=("256p", "340x256"))
+    first = files_of(root)
+    table = (root / "mine/256p/manifest.parquet").read_bytes()
+    assert prepare(root, class_folders, variants=("256p", "340x256")) == 5
+    assert files_of(root) == first
+    assert (root / "mine/256p/manifest.parquet").read_bytes() == table
+
+    os.utime(class_folders / "train/wave/b.mp4")  # touched, not changed
+    prepare(root, class_folders, variants=("256p", "340x256"))
+    assert files_of(root) == first
+
+    make_video(class_folders / "train/wave/b.mp4", seed=99)  # another video under the old name
+    prepare(root, class_folders, variants=("256p", "340x256"))
+    second = files_of(root)
+    assert {name for name in first if first[name] != second[name]} == {
+        "mine/256p/train/wave/b.mp4",
+        "mine/340x256/train/wave/b.mp4",
+    }
+
+    # A variant whose definition changes is made again, and no other. The definition is data, so the change is made there.
+    import manifests
+
+    changed = manifests.read("variants")
+    changed["256p"]["crf"] = 30
+    monkeypatch.setattr(manifests, "read", lambda name: json.loads(json.dumps(changed)))
+    prepare(root, class_folders, variants=("256p", "340x256"))
+    third = files_of(root)
+    assert {name.split("/")[1] for name in second if second[name] != third[name]} == {"256p"}
+    assert sum(second[name] != third[name] for name in second) == 5
+
+
+def test_a_lost_journal_costs_no_encode(tmp_path: Path, class_folders: Path) -> None:
+    root = tmp_path / "data"
+    prepare(root, class_folders)
+    first, table = files_of(root), (root / "mine/256p/manifest.parquet").read_bytes()
+    for file in (root / "mine").glob("journal.*"):
+        file.unlink()
+    prepare(root, class_folders)
+    assert files_of(root) == first
+    assert (root / "mine/256p/manifest.parquet").read_bytes() == table
+
+
+def test_a_broken_output_is_made_again(tmp_path: Path, class_folders: Path) -> None:
+    root = tmp_path / "data"
+    prepare(root, class_folders)
+    before = (root / "mine/256p/manifest.parquet").read_bytes()
+    victim = root / "mine/256p/train/wave/a.mp4"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    (root / "mine/256p/train/wave/b.mp4").unlink()
+    prepare(root, class_folders)
+    assert victim.read_bytes() == whole
+    assert (root / "mine/256p/manifest.parquet").read_bytes() == before
+
+
+def test_equal_encodes_are_made_once(tmp_path: Path, make_video: Make) -> None:
+    """A 340x256 source comes out the same in 256p and 340x256."""
+    make_video(tmp_path / "raw/x/a.mp4", width=340, height=256, frames=5)
+    make_video(tmp_path / "raw/x/b.mp4", width=320, height=240, frames=5)
+    assert prepare(tmp_path / "data", tmp_path / "raw", variants=("256p", "340x256")) == 0
+    folder = tmp_path / "data/mine"
+    assert (folder / "256p/val/x/a.mp4").stat().st_ino == (folder / "340x256/val/x/a.mp4").stat().st_ino
+    assert (folder / "256p/val/x/b.mp4").read_bytes() != (folder / "340x256/val/x/b.mp4").read_bytes()
+
+
+def test_bytes_depend_neither_on_the_jobs_nor_on_the_variants_made_beside(tmp_path: Path, class_folders: Path) -> None:
+    prepare(tmp_path / "one", class_folders, "--jobs", "1", variants=("256p",))
+    prepare(tmp_path / "two", class_folders, "--jobs", "2", variants=("320p", "256p"))
+    ours, theirs = tmp_path / "one/mine/256p", tmp_path / "two/mine/256p"
+    for path in sorted(ours.rglob("*.mp4")):
+        assert path.read_bytes() == (theirs / path.relative_to(ours)).read_bytes()
+    assert (ours / "manifest.lock").read_bytes() == (theirs / "manifest.lock").read_bytes()
+
+
+def test_damaged_sources_stay_out_unless_let_in(tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw/x"
+    raw.mkdir(parents=True)
+    for name in ("derived_truncated.mkv", "again.mkv"):
+        shutil.copy(videos / "fixtures" / name, raw)
+    root = tmp_path / "data"
+    assert prepare(root, raw.parent) == 5
+    assert "1 ok, 1 damaged" in capsys.readouterr().out
+    assert "derived" not in (root / "mine/256p/lists/val_videos.txt").read_text()
+    assert prepare(root, raw.parent, "--allow-damaged", "0.9") == 5
+    assert "derived" not in (root / "mine/256p/lists/val_videos.txt").read_text()
+    assert prepare(root, raw.parent, "--allow-damaged", "0.4") == 5  # 25 of 52 frames
+    assert "val/x/derived_truncated 25 0\n" in (root / "mine/256p/lists/val_frames.txt").read_text()
+    assert {clip.status for clip in manifest.read(root / "mine/256p").clips} == {"ok", "damaged"}
+    # Listed or not is decided anew by every run; the file stays.
+    assert prepare(root, raw.parent) == 5
+    assert "derived" not in (root / "mine/256p/lists/val_videos.txt").read_text()
+
+
+def test_variable_frame_rate_keeps_its_frames(tmp_path: Path, videos: Path) -> None:
+    raw = tmp_path / "raw/x"
+    raw.mkdir(parents=True)
+    for name, _ in (frames := (("sample.avi", 96), ("mov00006.3gp", 222), ("pigs_in_a_polka.gif", 30), ("vid1.mp4", 56))):
+        shutil.copy(videos / "fixtures" / name, raw)
+    assert prepare(tmp_path / "data", raw.parent) == 0
+    found = {clip.id: clip.frames for clip in manifest.read(tmp_path / "data/mine/256p").clips}
+    assert found == {Path(name).stem: count for name, count in frames}
+
+
+def test_official_list_from_a_partial_copy(tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "videos"
+    make_video(raw / "abseiling/-3B32lodo2M.mp4.mkv")
+    make_video(raw / "_dbcJuKJQNs_000040_000050.mp4", seed=2)
+    (raw / "val.csv").write_text(
+        "label,youtube_id,time_start,time_end,split,is_cc\n"
+        'abseiling,-3B32lodo2M,59,69,val,0\n"air drumming",_dbcJuKJQNs,40,50,val,0\n'
+        '"answering questions",_5PV4fkZisA,139,149,val,0\n'
+    )
+    root = tmp_path / "data"
+    assert prepare(root, raw, "--split", "val", name="k400", variants=("320p",)) == 5
+    captured = capsys.readouterr()
+    assert "k400/320p: 2 ok, 1 missing" in captured.out
+    assert "has 3 clips, the official list 19906" in captured.err
+    lists = root / "k400/320p/lists"
+    assert (lists / "val_videos.txt").read_text() == (
+        "val/abseiling/-3B32lodo2M_000059_000069.mp4 0\nval/air_drumming/_dbcJuKJQNs_000040_000050.mp4 1\n"
+    )
+    assert len((lists / "classes.txt").read_text().splitlines()) == 400
+    missing = [clip for clip in manifest.read(root / "k400/320p").clips if clip.status == "missing"]
+    assert [(clip.id, clip.label_index) for clip in missing] == [("_5PV4fkZisA_000139_000149", 2)]
+    # The other split joins without touching this one.
+    (raw / "train.csv").write_text("label,youtube_id,time_start,time_end,split\nyoga,aaaaaaaaaaa,1,11,train\n")
+    make_video(raw / "aaaaaaaaaaa.webm", after=("-c:v", "libvpx-vp9", "-deadline", "realtime"))
+    assert prepare(root, raw, "--split", "train", name="k400", variants=("320p",)) == 5
+    assert "k400/320p: 3 ok, 1 missing" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"has no split 'vall'; type --split with one of: train, val"):
+        prepare(root, raw, "--split", "vall", name="k400")
+
+
+def test_limit_leaves_the_rest_pending(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(tmp_path / "data", class_folders, "--limit", "2")
+    assert "2 ok, 4 pending" in capsys.readouterr().out
+    prepare(tmp_path / "data", class_folders)
+    assert "5 ok, 1 unreadable" in capsys.readouterr().out
+
+
+def test_awkward_names_and_a_full_path_that_looks_like_an_option(tmp_path: Path, make_video: Make) -> None:
+    odd = make_video(tmp_path / "plain.mp4")
+    raw = tmp_path / "raw folder;$(touch x)"
+    names = ["-a:b.mp4", "sp ace's.mp4", 'quo"te.mp4', "ünï.mp4", "%03d.mp4", "a,b[c]=d;e.mp4"]
+    for name in names:
+        (raw / "wel come").mkdir(parents=True, exist_ok=True)
+        shutil.copy(odd, raw / "wel come" / name)
+    assert prepare(tmp_path / "data", raw) == 0
+    listed = (tmp_path / "data/mine/256p/lists/val_videos.txt").read_text().splitlines()
+    assert len(listed) == len(names)
+    assert all(len(line.split()) == 2 for line in listed)  # white space separates: none may be in a path
+    assert all((tmp_path / "data/mine/256p" / line.split()[0]).is_file() for line in listed)
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path, class_folders: Path) -> None:
+    from datakit.journal import Journal
+
+    with (
+        Journal.open(tmp_path / "data/mine/journal.sqlite"),
+        pytest.raises(UsageError, match="another command is working on"),
+    ):
+        prepare(tmp_path / "data", class_folders)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "mine", "--raw", "nowhere", "--variant", "256p"], "nowhere is no folder"),
+        (["prepare", "mine", "--variant", "256p"], "which folder holds the videos"),
+        (["prepare", "k400", "--variant", "320p"], "RAW="),
+        (["prepare", "mine", "--raw", ".", "--variant", "257p"], "no variant '257p'; type --variant with one of: 256p"),
+        (["prepare", "mine", "--raw", "."], "which variant"),
+        (["prepare", "../up", "--raw", ".", "--variant", "256p"], "cannot name a set"),
+        (["status", "mine"], "nothing was prepared"),
+    ],
+)
+def test_misuse_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message.replace("?", r"\?")):
+        main(words)
+
+
+def test_colour_range_and_high_bit_depth_come_out_as_plain_video(tmp_path: Path, videos: Path) -> None:
+    raw = tmp_path / "raw/x"
+    raw.mkdir(parents=True)
+    for name in ("thanks.mkv", "h265_10bits.mp4", "sar_2x1.mp4", "nasa_13013_rotated.mp4"):
+        shutil.copy(videos / "fixtures" / name, raw)
+    assert prepare(tmp_path / "data", raw.parent) == 0
+    sizes = {}
+    for path in (tmp_path / "data/mine/256p/val/x").iterdir():
+        import av
+
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frame = next(container.decode(stream))
+            assert frame.format.name == "yuv420p"
+            assert frame.color_range in (0, 1)  # unspecified or limited, never full
+            assert frame.rotation == 0
+            assert stream.sample_aspect_ratio in (None, 1)
+            assert not container.streams.audio
+            sizes[path.stem] = (frame.width, frame.height)
+    assert sizes["sar_2x1"] == (910, 256)
+    assert sizes["nasa_13013_rotated"] == (256, 456)
+
+
+def test_hdr_is_refused_by_rule(tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    # The encoder's own tag: a bitstream filter would warn.
+    tags = ("-c:v", "libx264", "-x264-params", "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc")
+    make_video(tmp_path / "raw/x/hdr.mp4", after=tags)
+    assert prepare(tmp_path / "data", tmp_path / "raw") == 5
+    main(["failed", "mine", "--data-root", str(tmp_path / "data")])
+    assert "hdr  refused: HDR (PQ): tone mapping is not done" in capsys.readouterr().out
+
+
+def test_help_is_quick_and_light() -> None:
+    code = (
+        "import sys, datakit.__main__ as m\n"
+        "try: m.main(['prepare', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'av', 'numpy', 'pyarrow', 'joblib', 'ffmpeg'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    import sys
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
