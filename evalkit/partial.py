@@ -1,0 +1,88 @@
+"""Clips that a run has finished before it ends, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datakit.errors import DataError
+
+FILE_NAME = "partial.sqlite"
+COMMIT_EVERY_S = 1.0
+
+Scores = NDArray[np.float32]
+Views = NDArray[np.float16]
+
+
+def run_key(facts: Mapping[str, Any]) -> str:
+    """Names a run by everything that its numbers depend on: JSON-able facts, whatever their order."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Partial:
+    """``folder/partial.sqlite``: scores by run and clip. Rows of other runs stay as they are.
+
+    A clip carries a ``stamp`` of its file; when the file is another one now, the clip counts as not scored.
+    Raises ``DataError`` when another run holds the file or it is damaged.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE_NAME
+        self._run = run
+        self._db = sqlite3.connect(self.path, timeout=1.0)
+        try:
+            # The lock is kept until the end, so two runs never write the results of one folder at a time.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS scored"
+                " (run TEXT, id TEXT, stamp TEXT, scores BLOB, views BLOB, PRIMARY KEY (run, id)) WITHOUT ROWID"
+            )
+            self._db.execute("DELETE FROM scored WHERE run = ''")  # takes the lock
+            self._db.commit()
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise DataError(f"{folder}: another run writes there ({error}); wait for it, or type --out DIR") from error
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise DataError(f"{self.path} is damaged ({error}); delete it and run again") from error
+        self._committed_s = time.monotonic()
+
+    def load(self, stamps: Mapping[str, str], num_classes: int) -> dict[str, tuple[Scores, Views | None]]:
+        """Scores float32 [C] and views float16 [V, C] of the clips in ``stamps`` (id -> stamp) that are there."""
+        found = {}
+        rows = self._db.execute("SELECT id, stamp, scores, views FROM scored WHERE run = ?", (self._run,))
+        for clip_id, stamp, scores, views in rows:
+            if stamps.get(clip_id) == stamp:
+                found[clip_id] = (
+                    np.frombuffer(scores, np.float32),
+                    None if views is None else np.frombuffer(views, np.float16).reshape(-1, num_classes),
+                )
+        return found
+
+    def add(self, clip_id: str, stamp: str, scores: Scores, views: Views | None) -> None:
+        row = (self._run, clip_id, stamp, scores.tobytes(), None if views is None else views.tobytes())
+        self._db.execute("INSERT OR REPLACE INTO scored VALUES (?, ?, ?, ?, ?)", row)
+        if time.monotonic() - self._committed_s >= COMMIT_EVERY_S:
+            self._db.commit()
+            self._committed_s = time.monotonic()
+
+    def finish(self) -> None:
+        """The results are in place: forget this run, and the file when no other run is in it."""
+        self._db.execute("DELETE FROM scored WHERE run = ?", (self._run,))
+        self._db.commit()
+        if self._db.execute("SELECT 1 FROM scored LIMIT 1").fetchone() is None:
+            self.path.unlink()
+
+    def close(self) -> None:
+        self._db.commit()
+        self._db.close()

@@ -1,0 +1,514 @@
+"""python -m evalkit.run: a checkpoint and a set of videos in, numbers with their signature out."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+SUITE = Path(__file__).resolve().parents[1]
+
+
+def hidden_by() -> str | None:
+    """What in the current folder hides a package of the suite, with what to do; ``None`` when nothing does.
+
+    ``python -m`` looks into the current folder first, and ``models`` is a common name.
+    """
+    for name in ("datakit", "manifests", "models"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != SUITE / name:
+            found = Path(spec.origin) if spec and spec.origin else None
+            if found is None:
+                return f"the suite's package {name!r} is missing from {SUITE}; install the suite again: make setup"
+            own = found.parent if found.name == "__init__.py" else found
+            return (
+                f"{own} hides the suite's {name!r}, which is {SUITE / name}: python -m looks into the current folder "
+                f"first. Run from another folder, or type: python -P -m evalkit.run {shlex.join(sys.argv[1:])}"
+            )
+    return None
+
+
+if __name__ == "__main__" and (complaint := hidden_by()):  # before the first import that could be the wrong one
+    print(f"UsageError: {complaint}", file=sys.stderr)
+    sys.exit(2)
+
+import argparse  # noqa: E402
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
+from contextlib import closing  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from datakit import console, files  # noqa: E402
+from datakit.errors import EXIT_DONE, EXIT_SOME_FAILED, DataError, UsageError  # noqa: E402
+
+if TYPE_CHECKING:
+    from datakit.manifest import Clip, Manifest
+    from models import ModelSpec, Recognizer
+
+    from .infer import Outcome
+    from .protocols import Protocol
+    from .scores import ScoreSet
+
+SHOWN = 10  # missing clips, class names: the first few say what is wrong
+ESTIMATE_AFTER_S = 3.0
+LONG_S = 3600.0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m evalkit.run",
+        description="Test a checkpoint on a set of videos under a named protocol. Without --data or --list it takes "
+        "the prepared set that fits. Run the same command again to go on after an interruption.",
+    )
+    top.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of ours or of mmaction2")
+    top.add_argument("--mode", required=True, choices=("efficient", "accurate"), help="the protocol's row to test with")
+    data = top.add_argument_group("data")
+    data.add_argument("--data", type=Path, metavar="DIR", help="a prepared variant, such as data/k400/320p")
+    data.add_argument("--list", type=Path, metavar="FILE", help="somebody else's list, lines of 'path label'")
+    data.add_argument("--root", type=Path, metavar="DIR", help="the folder that the paths of --list start from")
+    data.add_argument("--classes", type=Path, metavar="FILE", help="class names for --list, one a line in label order")
+    data.add_argument("--split", default="val", help="split of a prepared set (default: val)")
+    data.add_argument(
+        "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where prepared sets live (default: data)"
+    )
+    data.add_argument("--limit", type=int, metavar="N", help="only N clips, spread over the list, for a first number")
+    data.add_argument(
+        "--missing", choices=("wrong", "drop", "fail"), default="wrong",
+        help="clips that cannot be scored count as wrong (default), are left out, or end the run",
+    )  # fmt: skip
+    how = top.add_argument_group("protocol and network")
+    how.add_argument("--views", metavar="5x1@224", help="clips x crops @ crop side, in place of the protocol's")
+    how.add_argument("--sampling", metavar="RULE", help="mmaction2-0.x, mmaction2-1.x, ... in place of the protocol's")
+    how.add_argument("--name", metavar="MODEL", help="which network it is, for a file that does not say")
+    how.add_argument("--trust-checkpoint", action="store_true", help="let a pickled checkpoint run its code")
+    work = top.add_argument_group("work")
+    work.add_argument("--out", type=Path, metavar="DIR", help="default: runs/CKPT-SET-VARIANT-MODE")
+    work.add_argument("--save-views", action="store_true", help="keep the scores of the single views, too")
+    work.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    work.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    work.add_argument("--batch-views", default="auto", metavar="N", help="views a batch (default: auto)")
+    work.add_argument("--workers", type=int, metavar="N", help="threads that decode (default: 1 on a CPU, else all)")
+    work.add_argument("--deterministic", action="store_true", help="equal to the bit whatever else is scored or killed")
+    work.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return top
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What is scored. ``classes``: its class names in the order of the network's outputs; ``labels``: id -> index."""
+
+    manifest: Manifest
+    clips: Sequence[Clip]
+    classes: tuple[str, ...]
+    labels: dict[str, int]
+    set: str
+    media: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    check(args)
+    import models
+
+    net = models.load(args.checkpoint, name=args.name, trust=args.trust_checkpoint)
+    protocol = choose_protocol(args, net.spec)
+    data = choose_data(args, net.spec, protocol)
+    out = args.out or default_out(args, protocol, data.manifest)
+    score_set = score(args, net, protocol, data, out)
+    return report(args, net.spec, protocol, score_set, out)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for what is not there, contradicts itself or has no sense."""
+    if not args.checkpoint.is_file():
+        raise UsageError(f"{args.checkpoint} is not there; type the path of a checkpoint file")
+    if args.data and args.list:
+        raise UsageError("--data is a prepared set, --list somebody else's list; type one of them")
+    if args.list and not args.root:
+        raise UsageError(f"where do the paths of {args.list} start? type --list {args.list} --root DIR")
+    if not args.list and (args.root or args.classes):
+        raise UsageError("--root and --classes go with a list; type --list FILE --root DIR")
+    for name, least in (("limit", 1), ("workers", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} {value}: type a number of at least {least}")
+    if args.batch_views != "auto" and not (args.batch_views.isdecimal() and int(args.batch_views) > 0):
+        raise UsageError(f"--batch-views {args.batch_views}: type --batch-views auto or a number of at least 1")
+
+
+def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
+    from . import protocols, views
+
+    protocol = protocols.get(spec.protocol, args.mode)
+    if args.views:
+        protocol = protocols.parse_views(args.views, protocol)
+    if args.sampling:
+        if args.sampling not in views.RULES:
+            raise UsageError(f"--sampling {args.sampling}: type one of {', '.join(views.RULES)}")
+        protocol = dataclasses.replace(protocol, sampling=args.sampling, options={})
+    return protocol
+
+
+# --- the data --------------------------------------------------------------------------------------------------------
+
+
+def choose_data(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol) -> Data:
+    """The clips, with labels as the network counts them. Raises ``UsageError``, ``DataError``."""
+    from datakit import manifest
+
+    if args.list:
+        table = manifest.from_list(args.list, args.root, args.classes)
+        clips: Sequence[Clip] = table.clips
+        name = table.name
+    else:
+        folder = args.data or find_prepared(args, spec, protocol)
+        table = manifest.read(folder)
+        clips = table.split(args.split)
+        name = f"{table.name}-{args.split}"
+    where = args.list or args.data or folder
+    classes, place = network_order(table.classes, spec, named=not args.list or bool(args.classes), where=str(where))
+    if args.limit is not None and args.limit < len(clips):
+        clips = [clips[number * len(clips) // args.limit] for number in range(args.limit)]
+    return Data(
+        manifest=table,
+        clips=clips,
+        classes=classes,
+        labels={clip.id: place[clip.label_index] if clip.label_index >= 0 else -1 for clip in clips},
+        set=name,
+        media=f"{table.variant}-{table.media_id(clips)}",
+    )
+
+
+def network_order(
+    classes: Sequence[str], spec: ModelSpec, *, named: bool, where: str
+) -> tuple[tuple[str, ...], list[int]]:
+    """(class names in the order of the network's outputs, data's label index -> network's output).
+
+    Names are compared as class folders are written (spaces and underscores are the same). ``named``: the data names its
+    classes; without that, and when the network names none, label numbers are taken at their word.
+    Raises ``DataError`` when the classes are not the same.
+    """
+    if not named:
+        if len(classes) > spec.num_classes:
+            raise DataError(
+                f"{where} has labels up to {len(classes) - 1}, the checkpoint has {spec.num_classes} classes: "
+                "this list is of another set"
+            )
+        return spec.classes or tuple(map(str, range(spec.num_classes))), list(range(len(classes)))
+    if difference := class_difference(classes, spec):
+        raise DataError(f"{where} and the checkpoint have different classes: {difference}")
+    if spec.classes is None:
+        return tuple(classes), list(range(len(classes)))
+    output = {folded(name): number for number, name in enumerate(spec.classes)}
+    place = [output[folded(name)] for name in classes]
+    if place != sorted(place):
+        print(f"note: {where} lists its classes in another order than the checkpoint; joined by name", file=sys.stderr)
+    names = dict(zip(place, classes, strict=True))
+    return tuple(names[number] for number in range(len(classes))), place
+
+
+def class_difference(classes: Sequence[str], spec: ModelSpec) -> str:
+    """In words, why these are not the classes of the network; "" when they are."""
+    if len(classes) != spec.num_classes:
+        return f"{len(classes)} classes, not {spec.num_classes}"
+    if spec.classes is None:
+        return ""
+    theirs, ours = {folded(name): name for name in classes}, {folded(name): name for name in spec.classes}
+    alone, lacking = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
+    if not alone and not lacking:
+        return ""
+    return f"{few([theirs[name] for name in alone])} in place of {few([ours[name] for name in lacking])}"
+
+
+def folded(name: str) -> str:
+    from datakit.annotations import safe_name
+
+    return safe_name(name).casefold()
+
+
+def few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def find_prepared(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol) -> Path:
+    """The prepared variant below ``--data-root`` that has the checkpoint's classes, the split and the protocol's size.
+
+    Raises ``UsageError`` that says what was looked for, what is there and what to type.
+    """
+    wanted = f"{spec.num_classes} classes" + (f" ({few(spec.classes)})" if spec.classes else "")
+    looked = f"{args.checkpoint} has {wanted}; looked in {args.data_root.absolute()} for a prepared set with them"
+    fitting: list[tuple[Path, dict[str, Any]]] = []
+    others: list[str] = []
+    for lock_file in sorted(args.data_root.glob("*/*/manifest.lock")):
+        try:
+            lock = json.loads(lock_file.read_text(encoding="utf-8"))
+            classes = (lock_file.parent / "lists" / "classes.txt").read_text(encoding="utf-8").splitlines()
+            splits, definition = sorted(lock["splits"]), lock["definition"]
+        except (OSError, ValueError, KeyError) as error:
+            others.append(f"{lock_file.parent}: not whole ({error})")
+            continue
+        if difference := class_difference(classes, spec):
+            others.append(f"{lock_file.parent}: {difference}")
+        elif args.split not in splits:
+            others.append(f"{lock_file.parent}: no split {args.split}, only {', '.join(splits)}")
+        else:
+            fitting.append((lock_file.parent, definition))
+    if not fitting:
+        there = "".join(f"\n  {line}" for line in others) or " There is none at all."
+        raise UsageError(
+            f"{looked} and split {args.split}.{there}\nType --data DIR, or --list FILE --root DIR, or prepare it: "
+            "python -m datakit prepare NAME --raw DIR --variant 256p"
+        )
+    if len(fitting) > 1 and len({folder.parent for folder, _ in fitting}) == 1:
+        fitting = [(folder, made) for folder, made in fitting if has_size(made, protocol)] or fitting
+    if len(fitting) > 1:
+        choices = "".join(f"\n  --data {folder}" for folder, _ in fitting)
+        raise UsageError(f"{looked}: several fit. Type one of{choices}")
+    print(f"note: {looked}; taking {fitting[0][0]}", file=sys.stderr)
+    return fitting[0][0]
+
+
+def has_size(definition: dict[str, Any], protocol: Protocol) -> bool:
+    """Whether a variant was made with just the size that the protocol resizes to."""
+    if protocol.resize_px is not None:
+        return (definition.get("width_px"), definition.get("height_px")) == protocol.resize_px
+    return bool(definition.get("short_side_px") == protocol.short_side_px)
+
+
+def default_out(args: argparse.Namespace, protocol: Protocol, table: Manifest) -> Path:
+    """runs/CKPT-SET-VARIANT-MODE; whatever else was typed that moves the numbers is in the name, too."""
+    parts = [args.checkpoint.stem, table.name, table.variant if not args.list else "", protocol.mode]
+    parts += [args.split if args.split != "val" else "", args.sampling, args.dtype if args.dtype != "fp32" else ""]
+    parts += [f"limit{args.limit}" if args.limit else ""]
+    return Path("runs", "-".join(part for part in parts if part))
+
+
+# --- scoring ---------------------------------------------------------------------------------------------------------
+
+
+def score(args: argparse.Namespace, net: Recognizer, protocol: Protocol, data: Data, out: Path) -> ScoreSet:
+    """Score what an earlier run of the same kind has not, and write ``out/scores.npz`` and ``out/metrics.json``."""
+    import numpy as np
+    import torch
+
+    from . import infer, metrics, scores
+    from .partial import Partial, run_key
+
+    device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {args.device}: torch {torch.__version__} finds no GPU; type --device cpu")
+    batch_views = args.batch_views if args.batch_views == "auto" else int(args.batch_views)
+    stamps = {clip.id: stamp(clip) for clip in data.clips}
+    with closing(Partial(out, run_key(facts(args, net.spec, protocol, data, device.type)))) as partial:
+        for stale in [*out.glob("scores.npz.*.part"), *out.glob("metrics.json.*.part")]:
+            stale.unlink()  # of a run that was killed while it wrote; the lock says that no other is writing
+        done = partial.load(stamps, len(data.classes))
+        left = [clip for clip in data.clips if clip.id not in done]
+        announce(args, net.spec, protocol, data, device.type, num_done=len(done))
+        reasons: dict[str, str] = {}
+        outcomes = infer.score(
+            left,
+            net.to(device),
+            protocol,
+            device=device,
+            dtype=args.dtype,
+            batch_views=batch_views,
+            workers=args.workers,
+            deterministic=args.deterministic,
+            keep_views=args.save_views,
+        )
+        with closing(outcomes):  # type: ignore[type-var]  # a generator, as its readers must end with it
+            shown = console.progress(
+                estimated(outcomes, len(left)),
+                total=len(left),
+                what="score",
+                note=lambda: f"({len(reasons)} missing)" if reasons else "",
+            )
+            for outcome in shown:
+                if outcome.scores is None:
+                    reasons[outcome.id] = outcome.reason or "unknown"
+                    if args.missing == "fail":
+                        raise DataError(f"{outcome.id}: {outcome.reason}; --missing wrong goes on without it")
+                    continue
+                views = None if outcome.views is None else outcome.views.astype(np.float16)
+                done[outcome.id] = (outcome.scores, views)
+                partial.add(outcome.id, stamps[outcome.id], outcome.scores, views)
+        if not done:
+            first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
+            raise DataError(f"none of the {len(data.clips)} clips could be scored ({first})")
+        score_set = collect(args, net.spec, protocol, data, done, reasons)
+        score_set.save(out / scores.FILE_NAME)
+        document = metrics.document(score_set, "drop" if args.missing == "drop" else "wrong")
+        document |= {"protocol": dataclasses.asdict(protocol), "published": net.spec.published}
+        files.write_text(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        partial.finish()
+    return score_set
+
+
+def facts(
+    args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, data: Data, device_type: str
+) -> dict[str, Any]:
+    """Everything that a clip's scores depend on, but for its file."""
+    import av
+    import torch
+
+    from datakit import __version__
+
+    return {
+        "spec": spec.to_dict(),
+        "protocol": dataclasses.asdict(protocol),
+        "set": data.set,
+        "classes": data.classes,
+        "device": device_type,
+        "dtype": args.dtype,
+        "deterministic": args.deterministic,
+        "batch_views": args.batch_views if args.deterministic else "",
+        "views": args.save_views,
+        "versions": [__version__, av.__version__, torch.__version__],
+    }
+
+
+def stamp(clip: Clip) -> str:
+    """Changes when the clip's file does: its recorded hash, else size and time."""
+    if clip.sha256 is not None:
+        return clip.sha256
+    try:
+        stat = clip.path.stat() if clip.path else None
+    except OSError:
+        stat = None
+    return f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""
+
+
+def collect(
+    args: argparse.Namespace,
+    spec: ModelSpec,
+    protocol: Protocol,
+    data: Data,
+    done: dict[str, tuple[Any, Any]],
+    reasons: dict[str, str],
+) -> ScoreSet:
+    """Rows in the order of the clips, so that a run with interruptions writes what one without does."""
+    import av
+    import numpy as np
+
+    from datakit import __version__
+
+    from .scores import ScoreSet
+    from .signature import Signature
+
+    scored = [clip for clip in data.clips if clip.id in done]
+    size = protocol.short_side_px or "x".join(map(str, protocol.resize_px or ()))
+    signature = Signature(
+        set=data.set,
+        labels=data.manifest.name,
+        model=spec.name,
+        clip=f"{spec.clip_len}x{spec.frame_interval}",
+        views=protocol.views,
+        sampling=protocol.sampling,
+        resize=f"{size}-cv2",
+        input=spec.input,
+        agg=protocol.aggregation,
+        missing="drop" if args.missing == "drop" else "wrong",
+        weights=spec.weights,
+        media=data.media,
+        dec=f"pyav-{av.__version__}",
+        dtype=args.dtype,
+        kit=__version__,
+    )
+    missing = [
+        {
+            "id": clip.id,
+            "label": data.classes[data.labels[clip.id]] if data.labels[clip.id] >= 0 else None,
+            "reason": reasons[clip.id],
+        }
+        for clip in data.clips
+        if clip.id not in done
+    ]
+    return ScoreSet(
+        ids=[clip.id for clip in scored],
+        labels=np.array([data.labels[clip.id] for clip in scored], dtype=np.int64),
+        scores=np.stack([done[clip.id][0] for clip in scored]),
+        views=np.stack([done[clip.id][1] for clip in scored]) if args.save_views else None,
+        classes=data.classes,
+        kind="prob",
+        signature=signature,
+        missing=missing,
+        meta={"protocol": dataclasses.asdict(protocol), "spec": spec.to_dict()},
+    )
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def announce(
+    args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, data: Data, device: str, *, num_done: int
+) -> None:
+    known = ", ".join(f"{field} by {how}" for field, how in spec.known.items())
+    lines = [
+        f"{spec.name}, {spec.clip_len}x{spec.frame_interval} {spec.input}, weights {spec.weights}"
+        + (f" ({known})" if known else ""),
+        f"{args.mode}: {protocol.views} views, {protocol.sampling}, {protocol.aggregation}, {args.dtype} on {device}",
+        f"{data.set} ({data.media}): {len(data.clips)} clips"
+        + (f", {num_done} of them scored before; going on" if num_done else ""),
+    ]
+    if pending := sum(clip.status == "pending" for clip in data.clips):
+        lines.append(
+            f"{pending} of them are not encoded yet: python -m datakit prepare goes on, --missing drop leaves them out"
+        )
+    print("\n".join(lines), file=sys.stderr)
+
+
+def estimated(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    """Pass outcomes on; as soon as the first ones tell, say once how long the rest will take."""
+    start, said = time.monotonic(), False
+    for number, outcome in enumerate(outcomes, start=1):
+        yield outcome
+        elapsed = time.monotonic() - start
+        if not said and elapsed >= ESTIMATE_AFTER_S and number < total:
+            said = True
+            left = elapsed / number * (total - number)
+            hint = ""
+            if left > LONG_S and (num_trial := int(600 / (elapsed / number))) >= 10:
+                hint = f"; --limit {num_trial} gives a first number in 10 minutes"
+            print(
+                f"{number} clips in {console.duration(elapsed)}: about {console.duration(left)} for the other "
+                f"{total - number}{hint}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def report(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> int:
+    """Print the numbers; returns the exit code."""
+    from . import metrics
+
+    if args.json:
+        document = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        console.print_json("evalkit-run", {**document, "out": str(out)})
+    else:
+        summary = metrics.summary(score_set, "drop" if args.missing == "drop" else "wrong")
+        print(metrics.describe(summary, score_set.signature))
+        if spec.published:
+            print(f"published   {published(spec.published)}")
+        for entry in score_set.missing[:SHOWN]:
+            print(f"missing     {entry['id']}: {entry['reason']}")
+        if len(score_set.missing) > SHOWN:
+            print(f"missing     and {len(score_set.missing) - SHOWN} more, all in {out / 'metrics.json'}")
+        print(f"written     {out / 'scores.npz'}, {out / 'metrics.json'}")
+    return EXIT_SOME_FAILED if score_set.missing else EXIT_DONE
+
+
+def published(row: dict[str, Any]) -> str:
+    """``top-1 73.02, top-5 90.77 on Kinetics-400 (short-side 320)``: what its authors say of this very file."""
+    names = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
+    numbers = ", ".join(f"{text} {row[key]:.2f}" for key, text in names.items() if key in row)
+    copy = f" ({row['copy']})" if "copy" in row else ""
+    return f"{numbers} on {row.get('dataset', 'an unnamed set')}{copy}"
+
+
+if __name__ == "__main__":
+    console.run(main)
