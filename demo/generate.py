@@ -41,7 +41,7 @@ Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Fault = Literal["", "cut", "cut-index", "corrupted", "empty", "text", "sound-only", "1-frame", "3-frames", "missing"]
 
-DRAWING = 2  # raise it when the same seed would give other pictures: existing folders are then made anew
+DRAWING = 3  # raise it when the same seed would give other pictures: existing folders are then made anew
 MARKER = "generated.json"
 
 # ---- classes: axis of the state (across, down, log size, angle) and sign ----
@@ -66,6 +66,7 @@ PERIOD = np.array([1.2, 1.2, math.log(RADIUS[1] / RADIUS[0]), math.tau])  # size
 SHAKE = 0.012  # standard deviation of the camera's shaking, each way
 SHAKE_LIMIT = 0.04
 TEXTURE_PX = 256
+TEXTURE_REACH = 1.42  # from the middle, in radii of the shape: a turned box of that radius stays inside (sqrt 2)
 DURATION_S = (1.5, 3.0)
 FRAME_JITTER = 0.4  # variable frame rate: frames come this share of a frame early or late
 
@@ -146,7 +147,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """``texture`` uint32 [TEXTURE_PX, TEXTURE_PX], RGBA; the shape lies in the unit circle, the square is wider."""
+    """``texture`` uint32 [n, n], RGBA; the shape lies in the unit circle, the square is wider."""
 
     texture: npt.NDArray[np.uint32]
     start: Floats
@@ -265,31 +266,31 @@ def _paste(
     angle: float,
 ) -> None:
     """Put a texture, turned clockwise by ``angle``, into ``frame``. ``centre``: (x, y) in pixels, may lie outside."""
-    left, top = (max(0, math.floor(c - radius_px)) for c in centre)
-    right = min(frame.shape[1], math.ceil(centre[0] + radius_px))
-    bottom = min(frame.shape[0], math.ceil(centre[1] + radius_px))
+    # The pixels whose middles are at most a radius away, across and down.
+    left, top = (max(0, math.ceil(c - radius_px - 0.5)) for c in centre)
+    right, bottom = (math.floor(c + radius_px - 0.5) + 1 for c in centre)
+    right, bottom = min(right, frame.shape[1]), min(bottom, frame.shape[0])
     if left >= right or top >= bottom:
         return
-    # Texture units: the shape has radius 1, the square reaches to sqrt(2), so that no corner of the box falls outside.
-    scale = TEXTURE_PX / (2 * math.sqrt(2) * 1.02)
+    middle = len(texture) / 2
+    scale = middle / TEXTURE_REACH
     across = (np.arange(left, right) + 0.5 - centre[0]) * (scale / radius_px)
     down = (np.arange(top, bottom) + 0.5 - centre[1]) * (scale / radius_px)
     cos, sin = math.cos(angle), math.sin(angle)
-    column = ((cos * across)[None, :] + (sin * down)[:, None] + TEXTURE_PX / 2).astype(np.intp)
-    row = ((-sin * across)[None, :] + (cos * down)[:, None] + TEXTURE_PX / 2).astype(np.intp)
+    column = ((cos * across)[None, :] + (sin * down)[:, None] + middle).astype(np.intp)
+    row = ((-sin * across)[None, :] + (cos * down)[:, None] + middle).astype(np.intp)
     picked = texture[row, column]
     np.copyto(frame[top:bottom, left:right], picked, where=picked != 0)
 
 
 def _texture(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
     """A lopsided shape filled with stripes, spots or patches of two colours that differ. 0 where it is transparent."""
-    side = np.linspace(-math.sqrt(2) * 1.02, math.sqrt(2) * 1.02, TEXTURE_PX)
+    side = np.linspace(-TEXTURE_REACH, TEXTURE_REACH, TEXTURE_PX)
     x, y = side[None, :], side[:, None]
-    theta = np.arctan2(y, x)
     wave = np.arange(1, 5)
-    size = rng.uniform(0.1, 0.3, 4) / wave**0.5
-    edge = 1 + (size * np.cos(wave * theta[..., None] + rng.uniform(0, math.tau, 4))).sum(axis=-1)
-    inside = np.hypot(x, y) < edge / edge.max()
+    turn = np.linspace(-math.pi, math.pi, 721)
+    outline = 1 + np.cos(np.outer(turn, wave) + rng.uniform(0, math.tau, 4)) @ (rng.uniform(0.1, 0.3, 4) / wave**0.5)
+    inside = np.hypot(x, y) < np.interp(np.arctan2(y, x), turn, outline / outline.max())
     tilt, frequency, phase = rng.uniform(0, math.tau), rng.uniform(5, 9), rng.uniform(0, math.tau, 2)
     along, aside = x * math.cos(tilt) + y * math.sin(tilt), y * math.cos(tilt) - x * math.sin(tilt)
     pattern = (
@@ -318,7 +319,8 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells_down: float)
     across = max(2, round(cells_down * width / height) + 1)
     grid = rng.uniform(-math.sqrt(3), math.sqrt(3), (down, across, 3))
     rows = np.tensordot(_blend(height, down), grid, axes=1)
-    return np.moveaxis(np.tensordot(_blend(width, across), rows, axes=(1, 1)), 0, 1)
+    smooth: Floats = np.moveaxis(np.tensordot(_blend(width, across), rows, axes=(1, 1)), 0, 1)
+    return smooth
 
 
 def _blend(num_pixels: int, num_cells: int) -> Floats:
