@@ -134,6 +134,8 @@ class ResNet3d(nn.Module):
 @torch.no_grad()
 def initialise(net: nn.Module, *, zero_init_residual: bool) -> None:
     """He normal (fan out) for convolutions, normal 0.01 for the classifier; residual branches may start at zero."""
+    if next(net.parameters()).is_meta:
+        return  # only shapes are wanted; drawing numbers on "meta" would import torch's compiler, 2 s
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
