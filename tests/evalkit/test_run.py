@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -352,7 +352,8 @@ def test_what_makes_no_sense_says_what_to_type(checkpoint: Path, options: list[s
 # One process imports everything once and forks a child for each point; the child kills itself there.
 DRIVER = """
 import os, signal, sys
-from datakit import files
+import pyarrow.parquet
+from datakit import files, manifest
 import models
 from evalkit import infer, metrics, partial, protocols, run, scores
 
@@ -395,7 +396,7 @@ for point in sys.argv[1].split(","):
 def test_killed_anywhere_and_run_again_gives_the_same_files(prepared: Path, checkpoint: Path) -> None:
     arguments = [checkpoint, "--mode", "efficient", "--data", prepared, "--deterministic", "--save-views", "--out"]
     points = ["clip4", "clip3", "scores.npz", "metrics.json", "finish", "no"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     Path("killed").mkdir()
     command = [sys.executable, "-c", DRIVER, ",".join(["whole", *points]), *map(str, arguments), "killed"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
@@ -474,12 +475,14 @@ def command(folder: Path, *arguments: str | Path, flags: Sequence[str] = ()) -> 
 
 
 def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    took = []
-    for _ in range(5):
-        start = time.monotonic()
+    took_s = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert command(tmp_path, "--help").returncode == 0
-        took.append(time.monotonic() - start)
-    assert min(took) < 0.3
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # CPU time: the machine may be busy with other tests
+        took_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(took_s) < 0.3
     code = (
         "import sys, contextlib, evalkit.run\n"
         "with contextlib.suppress(SystemExit): evalkit.run.main(['--help'])\n"
