@@ -123,16 +123,27 @@ def names(pattern: str = "*") -> list[str]:
     return [name for name in table()["networks"] if fnmatch.fnmatchcase(name, pattern)]
 
 
+def recipe_name(name: str) -> str:
+    """The recipe that a network is trained with unless another is asked for: its row's, else that of its family."""
+    row = row_of(name)
+    return str(row.get("recipe", row["family"]))
+
+
+def row_of(name: str) -> dict[str, Any]:
+    """The row of a network. Raises ``UsageError`` with the nearest names for an unknown one."""
+    rows: dict[str, Any] = table()["networks"]
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, n=3) or [*rows]
+        raise UsageError(f"no network {name!r}; type one of: {', '.join(near)}")
+    return dict(rows[name])
+
+
 def spec(name: str, *, num_classes: int, **overrides: Any) -> ModelSpec:
     """The spec of a named network. ``overrides`` are fields of ``ModelSpec`` or arguments of the network.
 
     Raises ``UsageError`` for an unknown name or override, with the nearest known one.
     """
-    rows = table()["networks"]
-    if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=3) or [*rows]
-        raise UsageError(f"no network {name!r}; type one of: {', '.join(near)}")
-    row = dict(rows[name])
+    row = {key: value for key, value in row_of(name).items() if key != "recipe"}
     network = dict(row.pop("network", {}))
     values = {**table()["inputs"][row["input"]], **row}
     values.setdefault("protocol", row["family"])

@@ -34,7 +34,9 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
         state = file.state
     elif mmaction2.recognises(file.state):
         state = mmaction2.adapt(file.state)
-        spec = identify.foreign_spec(path, state, file, name=name, digest=digest, origin=mmaction2.origin(file.top, path.name))
+        spec = identify.foreign_spec(
+            path, state, file, name=name, digest=digest, origin=mmaction2.origin(file.top, path.name)
+        )
     else:
         keys = ", ".join([*file.state][:4])
         raise CheckpointError(f"{path}: no framework known here has such keys ({keys}, ...)")

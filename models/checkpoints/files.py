@@ -76,7 +76,7 @@ def read_torch(path: Path, *, trust: bool) -> Any:
             raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
         raise CheckpointError(
             f"{path}: holds the object {found[1]}, no tensor or plain value: making it may run any program. "
-            "If you know who wrote the file and let it run its code, type: models.load(..., trust=True), --trust-checkpoint"
+            "If you know who wrote it and let it run its code, type: models.load(..., trust=True), --trust-checkpoint"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, struct.error, ImportError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -37,3 +39,44 @@ def golden_state(golden_models: Path, rule: Any) -> Callable[[str], dict[str, to
         return {key: torch.from_numpy(np.asarray(rule.tensor(key, shape))) for key, shape, _ in listed}
 
     return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """What training reads of a manifest's clip."""
+
+    id: str
+    label_index: int
+    path: Path | None
+    frames: int | None
+    width: int | None
+    height: int | None
+
+
+@pytest.fixture
+def make_clips(tmp_path: Path) -> Callable[..., list[Clip]]:
+    """Encode small videos: even ones (class 0) brighten by 4 a frame, odd ones (class 1) darken."""
+
+    def make(*, num_clips: int, num_frames: int = 12, bright_left: bool = False) -> list[Clip]:
+        clips = []
+        for number in range(num_clips):
+            path = tmp_path / "videos" / f"clip_{number}.mp4"
+            levels = [4 * index + 20 * bright_left for index in range(num_frames)]
+            write_video(path, levels[::-1] if number % 2 else levels, bright_left=bright_left)
+            clips.append(Clip(id=path.stem, label_index=number % 2, path=path, frames=num_frames, width=64, height=48))
+        return clips
+
+    return make
+
+
+def write_video(path: Path, levels: list[int], *, bright_left: bool) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in levels:
+            picture = np.full((48, 64, 3), level, np.uint8)
+            if bright_left:
+                picture[:, :32] += 100
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))

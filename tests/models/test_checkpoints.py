@@ -62,7 +62,9 @@ def averaged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_file_name_tells_the_clip_and_the_head_the_classes(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    path = saved(tmp_path / "slowonly_imagenet_pretrained_r50_4x16x1_120e_gym99_rgb_20201111.pth", {"state_dict": foreign})
+    path = saved(
+        tmp_path / "slowonly_imagenet_pretrained_r50_4x16x1_120e_gym99_rgb_20201111.pth", {"state_dict": foreign}
+    )
     net = models.load(path)
     assert (net.spec.name, net.spec.num_classes, net.spec.clip_len) == ("slowonly_r50_4x16", 99, 4)
     assert net.spec.known["clip_len"] == "file name of a published file"
