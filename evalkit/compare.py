@@ -1,0 +1,441 @@
+"""May two numbers stand side by side, do they differ by more than chance, and what was done differently.
+
+Everything is paired: both sides scored the same clips, so only the clips that one side gets right and the other wrong
+carry information. What is resampled is what is independent: clips, or with ``groups`` the videos that they were cut
+from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special  # type: ignore[import-untyped]
+
+from datakit.errors import DataError, NotComparable, UsageError
+
+from . import metrics, signature
+from .scores import ScoreSet, some
+
+Metric = Literal["top1", "mean_class"]
+
+METRICS = {"top1": "top-1", "mean_class": "mean class accuracy"}
+LEVEL = 0.05
+NUM_RESAMPLES = 5_000
+POWER = 0.80
+SMALLEST_RULE = (
+    "Of the units that differ between the sides, the smallest lead that the exact sign test finds at the 5 % level in "
+    "80 % of the cases, as a share of all units; where units weigh differently, (1.96 + 0.84) x sqrt(sum of squared "
+    "differences). No correction for several comparisons."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A part of the signature that is not the same on both sides."""
+
+    key: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """b against a on the same clips; accuracies, errors and differences as fractions of 1.
+
+    low, high     95 % interval of ``difference`` = b - a (paired bootstrap)
+    only_a        clips that a gets right and b wrong;  only_b the other way round
+    p             two-sided, of ``test``;  p_holm the same after Holm's correction over ``num_comparisons``
+    smallest      the smallest difference that would have been seen, by ``SMALLEST_RULE``
+    what, copy, how, with_  the parts of the signatures that differ; ``what`` only with ``common=True``
+    """
+
+    names: tuple[str, str]
+    signatures: tuple[str, str]
+    metric: Metric
+    n: int
+    unit: Literal["clip", "group"]
+    num_units: int
+    a: float
+    a_se: float | None
+    b: float
+    b_se: float | None
+    difference: float
+    low: float
+    high: float
+    only_a: int
+    only_b: int
+    test: str
+    p: float
+    p_holm: float
+    num_comparisons: int = 1
+    smallest: float
+    what: tuple[Difference, ...]
+    copy: tuple[Difference, ...]
+    how: tuple[Difference, ...]
+    with_: tuple[Difference, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Is the difference larger than chance would make at the 5 % level, all comparisons together?"""
+        return self.p_holm < LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        measured = (
+            f"{100 * self.difference:+.2f} points of {METRICS[self.metric]}, 95 % interval {100 * self.low:+.2f} to "
+            f"{100 * self.high:+.2f}, {_p_text(self.p_holm)}"
+            + (f" corrected for {self.num_comparisons} comparisons" if self.num_comparisons > 1 else "")
+        )
+        first, second = self.names
+        if self.differs:
+            better, other = (second, first) if self.difference > 0 else (first, second)
+            sentence = f"{better} is better than {other}: {measured}."
+        elif not self.only_a and not self.only_b:
+            sentence = f"{first} and {second} are right and wrong on the same {self.n} clips."
+        else:
+            sentence = (
+                f"No difference beyond chance between {first} and {second}: {measured}; one of "
+                f"{100 * self.smallest:.2f} points would have been seen in 8 of 10 such tests."
+            )
+        return sentence + (" The files they scored are different copies." if self.copy else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "differs": self.differs, "verdict": self.verdict, "smallest_rule": SMALLEST_RULE}
+
+
+def compare(
+    a: ScoreSet,
+    b: ScoreSet,
+    *,
+    names: tuple[str, str] = ("a", "b"),
+    metric: Metric = "top1",
+    common: bool = False,
+    across_copies: bool = False,
+    groups: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compare b with a, clip by clip. Clips missing on both sides count as wrong on both, unless a run dropped them.
+
+    common         compare on the clips that both scored, when they are not the same
+    across_copies  compare although the files were not the same
+    groups         clip id -> source video: clips of one video are taken or left together
+    Raises ``NotComparable`` when WHAT was measured or the copy differs and that was not asked for; the message ends
+    with what to type.
+    """
+    if metric not in METRICS:
+        raise UsageError(f"--metric {metric}: type --metric {' or --metric '.join(METRICS)}")
+    what: tuple[Difference, ...] = ()
+    if common:
+        what = _differences(a, b, signature.WHAT)
+        a, b = _shared(a, b, names)
+    else:
+        _check_what(a, b, names)
+    copy = _differences(a, b, signature.COPY)
+    if copy and not across_copies:
+        raise NotComparable(
+            f"{names[0]} and {names[1]} scored different copies of the files: {_listed(copy, names)}. "
+            "To compare all the same, type --across-copies"
+        )
+    missing: metrics.Missing = "drop" if "drop" in (a.signature.missing, b.signature.missing) else "wrong"
+    labels, found_a, found_b, ids = _paired(a, b, names, missing)
+    right_a, right_b = found_a == 0, found_b == 0
+    change = right_b.astype(np.int64) - right_a
+    unit_of_clip = _units(ids, groups)
+    shares = _shares(labels, metric)  # what each clip adds to the number when it is right
+    unit_change = shares * change.astype(np.float64)
+    if unit_of_clip is not None:
+        unit_change = np.bincount(unit_of_clip, unit_change).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    p = _sign_test(unit_change, rng)
+    strata = labels if metric == "mean_class" else np.zeros_like(labels)
+    if unit_of_clip is None:
+        draws = _resample_clips(change, strata, rng)
+    else:
+        draws = _resample_groups(change, strata, unit_of_clip, rng)
+    low, high = _interval(float(unit_change.sum()), draws, len(unit_change))
+    numbers_a, numbers_b = metrics.summary(a, missing), metrics.summary(b, missing)
+    return Comparison(
+        names=names,
+        signatures=(str(a.signature), str(b.signature)),
+        metric=metric,
+        n=len(ids),
+        unit="clip" if groups is None else "group",
+        num_units=len(unit_change),
+        a=numbers_a[metric],
+        a_se=numbers_a[f"{metric}_se"],
+        b=numbers_b[metric],
+        b_se=numbers_b[f"{metric}_se"],
+        difference=float(unit_change.sum()),
+        low=low,
+        high=high,
+        only_a=int((change < 0).sum()),
+        only_b=int((change > 0).sum()),
+        test="exact McNemar" if metric == "top1" and groups is None else "sign flips",
+        p=p,
+        p_holm=p,
+        smallest=_smallest(unit_change),
+        what=what,
+        copy=copy,
+        how=_differences(a, b, signature.HOW),
+        with_=_differences(a, b, signature.WITH),
+    )
+
+
+def compare_all(score_sets: Sequence[ScoreSet], names: Sequence[str], **options: Any) -> list[Comparison]:
+    """Every pair, in the order given, with Holm's correction over all of them. ``options`` are those of ``compare``."""
+    if len(score_sets) < 2:
+        raise UsageError("a comparison needs two score files or more: python -m evalkit compare a b")
+    pairs = [
+        compare(score_sets[i], score_sets[j], names=(names[i], names[j]), **options)
+        for i, j in itertools.combinations(range(len(score_sets)), 2)
+    ]
+    corrected = holm([pair.p for pair in pairs])
+    return [replace(pair, p_holm=p, num_comparisons=len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): the chance of any false alarm among all tests stays below the level."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = largest
+    return corrected
+
+
+def describe(found: Comparison) -> str:
+    """The terminal's text of a comparison."""
+    width = max(map(len, found.names))
+    lines = [
+        f"{name:{width}}  {METRICS[found.metric]} {metrics.percent(value, error)}"
+        for name, value, error in zip(found.names, (found.a, found.b), (found.a_se, found.b_se), strict=True)
+    ]
+    units = f"{found.n} clips" + (f" of {found.num_units} source videos" if found.unit == "group" else "")
+    lines += [
+        f"difference  {100 * found.difference:+.2f} points, "
+        f"95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}",
+        f"differing   {found.only_a} clips only the first gets right, {found.only_b} only the second, of {units}",
+        f"test        {found.test}: {_p_text(found.p)}"
+        + (f", {_p_text(found.p_holm)} after Holm over {found.num_comparisons}" if found.num_comparisons > 1 else ""),
+        f"seen from   {100 * found.smallest:.2f} points (80 % power at the 5 % level)",
+    ]
+    for title, parts in (("what", found.what), ("copy", found.copy), ("how", found.how), ("caution", found.with_)):
+        lines += [f"{title:11} {part.key}: {part.a or 'not known'} -> {part.b or 'not known'}" for part in parts]
+    return "\n".join([*lines, f"verdict     {found.verdict}"])
+
+
+# --- what may be compared --------------------------------------------------------------------------------------------
+
+
+def _differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Difference, ...]:
+    pairs = ((key, str(getattr(a.signature, key)), str(getattr(b.signature, key))) for key in keys)
+    return tuple(Difference(key=key, a=left, b=right) for key, left, right in pairs if left != right)
+
+
+def _listed(differences: Sequence[Difference], names: tuple[str, str]) -> str:
+    return "; ".join(
+        f"{part.key} is {part.a or 'not known'} in {names[0]} and {part.b or 'not known'} in {names[1]}"
+        for part in differences
+    )
+
+
+def _check_what(a: ScoreSet, b: ScoreSet, names: tuple[str, str]) -> None:
+    differences = _differences(a, b, signature.WHAT)
+    absent_a, absent_b = ({str(entry["id"]) for entry in side.missing} for side in (a, b))
+    if not differences and absent_a == absent_b:
+        return
+    if differences:
+        reason = _listed(differences, names)
+    else:
+        reason = f"only one of them was asked for {some(absent_a ^ absent_b)}, which could not be scored"
+    num_shared = len(set(a.ids) & set(b.ids))
+    if not num_shared:
+        raise NotComparable(f"{names[0]} and {names[1]} share no clip: {reason}")
+    raise NotComparable(
+        f"{names[0]} and {names[1]} are not numbers of the same thing: {reason}. "
+        f"To compare on the {num_shared} clips that both scored, type --common"
+    )
+
+
+def _shared(a: ScoreSet, b: ScoreSet, names: tuple[str, str]) -> tuple[ScoreSet, ScoreSet]:
+    """Both sides with only the clips that both scored, and nothing missing."""
+    rows_a, rows_b = ({clip_id: row for row, clip_id in enumerate(side.ids)} for side in (a, b))
+    ids = [clip_id for clip_id in a.ids if clip_id in rows_b]
+    if not ids:
+        raise NotComparable(f"{names[0]} and {names[1]} share no clip")
+    return (
+        replace(a.select([rows_a[clip_id] for clip_id in ids]), missing=[]),
+        replace(b.select([rows_b[clip_id] for clip_id in ids]), missing=[]),
+    )
+
+
+def _paired(
+    a: ScoreSet, b: ScoreSet, names: tuple[str, str], missing: metrics.Missing
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """(labels, ranks in a, ranks in b, ids) of the clips that count. Labels are told by class name, not by index: the
+    two sides may hold their classes in different orders, or more of them."""
+    ids, labels, ranks_a = metrics.outcomes(a, missing)
+    ids_b, labels_b, ranks_b = metrics.outcomes(b, missing)
+    row_b = {clip_id: row for row, clip_id in enumerate(ids_b)}
+    differing = [
+        clip_id
+        for clip_id, label in zip(ids, labels, strict=True)
+        if clip_id not in row_b or a.classes[label] != b.classes[labels_b[row_b[clip_id]]]
+    ] + sorted(set(ids_b) - set(ids))
+    if differing:
+        raise NotComparable(
+            f"{names[0]} and {names[1]} disagree on the label of {len(differing)} clips ({some(differing)}); "
+            "score both with the same labels"
+        )
+    if not ids:
+        raise NotComparable(f"{names[0]} and {names[1]} share no clip that has a label")
+    return labels, ranks_a, ranks_b[[row_b[clip_id] for clip_id in ids]], ids
+
+
+def _units(ids: Sequence[str], groups: Mapping[str, str] | None) -> NDArray[np.int64] | None:
+    if groups is None:
+        return None
+    without = [clip_id for clip_id in ids if clip_id not in groups]
+    if without:
+        raise DataError(f"no source video is given for {len(without)} clips: {some(without)}")
+    return np.unique([groups[clip_id] for clip_id in ids], return_inverse=True)[1].astype(np.int64)
+
+
+# --- how much is chance ----------------------------------------------------------------------------------------------
+
+
+def _shares(labels: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+    if metric == "top1":
+        return np.full(len(labels), 1 / len(labels))
+    _, class_of_clip, count = np.unique(labels, return_inverse=True, return_counts=True)
+    return 1 / (len(count) * count[class_of_clip])
+
+
+def _sizes(unit_change: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(sizes, counts) of the changes that are not 0. Equal sums of thirds and sevenths may differ in the last bits."""
+    sizes, counts = np.unique(np.abs(unit_change).round(12), return_counts=True)
+    return sizes[sizes > 0], counts[sizes > 0].astype(np.int64)
+
+
+def _sign_test(unit_change: NDArray[np.float64], rng: np.random.Generator) -> float:
+    """Two-sided p that the sides are alike: then every unit's change is as likely with the opposite sign.
+
+    Units whose changes are equally large are exchangeable, so their signs are drawn as one binomial number. When all
+    are equally large (top-1 over clips) the distribution is that number's, and the test is McNemar's exact one.
+    """
+    sizes, counts = _sizes(unit_change)
+    if not len(sizes):
+        return 1.0
+    if len(sizes) == 1:
+        gains = int((unit_change > sizes[0] / 2).sum())
+        return min(1.0, 2 * float(special.bdtr(min(gains, counts[0] - gains), counts[0], 0.5)))
+    extreme = abs(unit_change.sum()) - 1e-9
+    hits = 0
+    for rows in _chunks(len(sizes)):
+        flipped = (2 * rng.binomial(counts, 0.5, size=(rows, len(sizes))) - counts) @ sizes
+        hits += int((np.abs(flipped) >= extreme).sum())
+    return (1 + hits) / (1 + NUM_RESAMPLES)
+
+
+def _smallest(unit_change: NDArray[np.float64]) -> float:
+    """The smallest difference that would have been seen: ``SMALLEST_RULE``."""
+    sizes, counts = _sizes(unit_change)
+    if len(sizes) > 1:
+        z = float(special.ndtri(1 - LEVEL / 2) + special.ndtri(POWER))
+        return z * math.sqrt(float(np.square(unit_change).sum()))
+    size = float(sizes[0]) if len(sizes) else 1 / len(unit_change)
+    # With five differing units, all for one side, p is still 2 * 0.5**5 = 0.0625: six have to differ.
+    num_differing = max(6, int(counts[0]) if len(sizes) else 0)
+    tails = special.bdtr(np.arange(num_differing // 2), num_differing, 0.5)
+    most_against = int((tails <= LEVEL / 2).sum()) - 1
+    share_against = float(special.bdtri(most_against, num_differing, POWER))
+    return size * num_differing * (1 - 2 * share_against)
+
+
+def _resample_clips(
+    change: NDArray[np.int64], strata: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Bootstrap draws of the difference, clips resampled within strata (the classes; for top-1 there is one).
+
+    Drawing n clips with replacement and counting gains and losses is one multinomial draw of three numbers, so no clip
+    is ever touched. Draws of n clips spread too little by sqrt((n-1)/n), which is made good; strata of one clip, which
+    would not spread at all, are drawn as one stratum, as ``metrics`` does for the standard error.
+    """
+    names, stratum, count = np.unique(strata, return_inverse=True, return_counts=True)
+    gains = np.bincount(stratum[change > 0], minlength=len(names))
+    losses = np.bincount(stratum[change < 0], minlength=len(names))
+    centre = float(((gains - losses) / count).mean())
+    several = count > 1
+    rows = [
+        (int(n), int(gained), int(lost), 1 / n)
+        for n, gained, lost in zip(count[several], gains[several], losses[several], strict=True)
+    ]
+    num_single = int((~several).sum())
+    if num_single > 1:
+        rows.append((num_single, int(gains[~several].sum()), int(losses[~several].sum()), 1.0))
+    spread = np.zeros(NUM_RESAMPLES)
+    for n, gained, lost, share in rows:
+        drawn = rng.multinomial(n, [gained / n, lost / n, 1 - (gained + lost) / n], size=NUM_RESAMPLES)
+        deviation = drawn[:, 0] - drawn[:, 1] - (gained - lost)
+        spread += deviation * share * math.sqrt(n / (n - 1)) / len(names)
+    if num_single == 1:  # one clip's chance of changing is that of all clips
+        total = len(change)
+        shares = [float((change > 0).sum()) / total, float((change < 0).sum()) / total]
+        drawn = rng.multinomial(1, [*shares, 1 - sum(shares)], size=NUM_RESAMPLES)
+        spread += (drawn[:, 0] - drawn[:, 1] - (shares[0] - shares[1])) / len(names)
+    return centre + spread
+
+
+def _resample_groups(
+    change: NDArray[np.int64], strata: NDArray[np.int64], group: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Bootstrap draws of the difference, whole groups resampled; a class that no drawn group has is left out."""
+    names, stratum = np.unique(strata, return_inverse=True)
+    num_groups = int(group.max()) + 1
+    cell = group * len(names) + stratum
+    shape = (num_groups, len(names))
+    changed = np.bincount(cell, change, minlength=num_groups * len(names)).reshape(shape)
+    clips = np.bincount(cell, minlength=num_groups * len(names)).reshape(shape).astype(np.float64)
+    draws = []
+    for rows in _chunks(max(num_groups, len(names))):
+        picked = rng.integers(0, num_groups, size=(rows, num_groups)) + num_groups * np.arange(rows)[:, None]
+        times = np.bincount(picked.ravel(), minlength=rows * num_groups).reshape(rows, num_groups).astype(np.float64)
+        drawn_clips = times @ clips
+        drawn = np.divide(times @ changed, drawn_clips, out=np.zeros_like(drawn_clips), where=drawn_clips > 0)
+        draws.append(drawn.sum(axis=1) / (drawn_clips > 0).sum(axis=1))
+    return np.concatenate(draws)
+
+
+def _chunks(width: int, cells: int = 4_000_000) -> list[int]:
+    """Row counts that add up to ``NUM_RESAMPLES``, each block of at most ``cells`` numbers."""
+    rows = max(1, min(NUM_RESAMPLES, cells // width))
+    return [min(rows, NUM_RESAMPLES - start) for start in range(0, NUM_RESAMPLES, rows)]
+
+
+def _interval(difference: float, draws: NDArray[np.float64], num_units: int) -> tuple[float, float]:
+    """95 % interval: Student's t times the spread of the bootstrap draws around the difference, or their percentiles,
+    whichever goes further.
+
+    The percentiles alone cover too little where few units weigh much (65 source videos, many classes of one clip), t
+    alone where a single clip is a class. Where no unit changed nothing spreads: then the bound is the share of changing
+    units that would still go unseen 1 time in 20.
+    """
+    if num_units < 2:
+        return -1.0, 1.0  # one unit shows no spread: nothing is excluded
+    half = -float(special.stdtrit(num_units - 1, LEVEL / 2)) * float(draws.std())
+    if half == 0:
+        half = 1 - LEVEL ** (1 / num_units)
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return min(difference - half, float(low)), max(difference + half, float(high))
+
+
+def _p_text(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 1e-4 else f"p < {10.0 ** math.ceil(math.log10(max(p, 1e-300))):.0e}"
