@@ -51,7 +51,7 @@ check: $(READY) ## format, lint, types, tests
 # 5 means "finished, and some clips are missing or broken": for a partial copy of a data set that is the normal end.
 PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(variant)) --data-root '$(DATA)' --jobs $(JOBS) \
   $(if $(RAW),--raw '$(RAW)') $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations '$(ANNOTATIONS)') \
-  $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || [ $$? -eq 5 ]
+  $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS
 .PHONY: $(1) $(foreach variant,$(VARIANTS),$(1)-$(variant))

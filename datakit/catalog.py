@@ -28,7 +28,7 @@ class Variant:
     codec: str
     crf: int
     preset: str
-    tune: str
+    x264: tuple[str, ...]
     gop_frames: int
     pixel_format: str
     scaler: str
@@ -140,7 +140,8 @@ def variant(name: str) -> Variant:
         raise UsageError(f"no variant {name!r}; type --variant with one of: {', '.join(table)}")
     entry = {**defaults, **table[name]}
     _check(entry, Variant, f"variants.toml [{name}]")
-    entry["scaler_flags"] = tuple(entry["scaler_flags"])
+    for field in ("scaler_flags", "x264"):
+        entry[field] = tuple(entry[field])
     return Variant(name=name, **entry)
 
 

@@ -196,11 +196,10 @@ def _command(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]],
             out_range={"limited": "tv"}[variant.colour_range],
         )
         picture = picture.filter("setsar", "1").filter("format", variant.pixel_format)
-        x264 = [f"threads={variant.threads}", *(["cpu-independent=1"] if variant.cpu_independent else [])]
+        x264 = [f"threads={variant.threads}", *variant.x264, *(["cpu-independent=1"] if variant.cpu_independent else [])]
         options = {
             "c:v": variant.codec,
             "preset": variant.preset,
-            **({"tune": variant.tune} if variant.tune else {}),
             "crf": variant.crf,
             "g": variant.gop_frames,
             "flags:v": "+cgop+bitexact",

@@ -116,7 +116,7 @@ def _lock(name: str, variant: Variant, rows: list[dict[str, Any]], allow_damaged
         "set": name,
         "variant": variant.name,
         "variant_hash": variant.hash,
-        "definition": {**variant.definition(), "scaler_flags": list(variant.scaler_flags)},
+        "definition": variant.definition(),
         "allow_damaged": allow_damaged if allow_damaged <= 1 else None,
         "splits": splits,
         "encoders": sorted({row["encoder"] for row in rows if row.get("encoder")}),

@@ -99,9 +99,13 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
     """The list and the file of every clip on it. Returns the splits that the list speaks for, and the clips."""
     raw = request.raw or (Path(known) if (known := journal.setting("raw")) else None)
     if raw is None:
-        where = f"; {dataset.title} can be had from: {dataset.access}" if dataset else ""
-        command = f"python -m datakit prepare {request.name} --raw DIR"
-        raise UsageError(f"which folder holds the videos? type: {command} (make: RAW=DIR){where}")
+        if dataset is None:
+            raise UsageError(f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ...")
+        raise UsageError(
+            f"fetching {dataset.title} is not built yet; it can be had from {dataset.access}. With a copy on disk type: "
+            f"make {request.name}-{request.variants[0].name} RAW=/videos (or: python -m datakit prepare {request.name} "
+            f"--raw /videos --variant {request.variants[0].name})"
+        )
     if not raw.is_dir():
         raise UsageError(f"{raw} is no folder; type --raw (make: RAW=) with the folder that holds the videos")
     raw = raw.resolve()
