@@ -325,7 +325,8 @@ def _table(members: list[Scored], best: Scored | None) -> Table:
     parts = [part for part in (*HOW, *COPY, *WITH) if any(getattr(signature, part) for signature in signatures)]
     values = {part: [_value(signature, part) for signature in signatures] for part in parts}
     columns = [part for part in parts if part in ALWAYS_SHOWN or len(set(values[part])) > 1]
-    num_peers = sum(best is not None and scored.what == best.what for scored in members)
+    peers = [scored for scored in members if best and scored.what == best.what]
+    marked = [scored for scored in peers if best and scored.top1 == best.top1]
     intervals = {scored.name: _wilson(*_right_of(scored)) for scored in members if scored.top1 is not None}
     low = math.floor(10 * min((low for low, _ in intervals.values()), default=0)) / 10
     high = math.ceil(10 * max((high for _, high in intervals.values()), default=1)) / 10
@@ -341,7 +342,7 @@ def _table(members: list[Scored], best: Scored | None) -> Table:
         notes = []
         if parts := _parts(scored, members):
             notes.append(" and ".join(f"{weight:g} × {part.name if part else text}" for weight, part, text in parts))
-        if best and scored.what != best.what and num_peers > 1:
+        if len(peers) > 1 and scored not in peers:
             notes.append("not comparable: other clips, labels or files")
         if scored.scores.meta.get("partial"):
             notes.append("scores stop where the decision was certain")
@@ -352,7 +353,7 @@ def _table(members: list[Scored], best: Scored | None) -> Table:
             num_scored=summary["n"],
             num_requested=summary["requested"],
             facts=tuple(_value(signature, part) or "–" for part in columns),
-            best=best is not None and num_peers > 1 and (scored.what, scored.top1) == (best.what, best.top1),
+            best=scored in marked and len(marked) < len(peers),
             notes=tuple(notes),
             signature=str(signature),
         )
@@ -650,8 +651,11 @@ def _worst(scored: Scored) -> Worst | None:
     found = scored.scores
     rows = np.flatnonzero((found.labels >= 0) & (metrics.predictions(found.scores) >= 0))
     table = found.scores[rows].astype(np.float64)
-    # A fusion's probabilities sum to its weights.
-    table = fuse.softmax(table) if found.kind == "logit" else table / table.sum(axis=1, keepdims=True)
+    if found.kind == "logit":
+        table = fuse.softmax(table)
+    else:  # the probabilities of a fusion sum to its weights, which may be 1 and -1
+        sums = table.sum(axis=1, keepdims=True)
+        table /= np.where(sums > 1e-6, sums, 1)
     guesses, labels = metrics.predictions(found.scores[rows]), found.labels[rows]
     confidence = table[np.arange(len(rows)), guesses]
     wrong = np.flatnonzero(guesses != labels)

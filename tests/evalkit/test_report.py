@@ -184,6 +184,7 @@ def test_best_is_marked_only_where_it_may_be_compared(tmp_path: Path) -> None:
     assert group.table.rows[2].notes == ("not comparable: other clips, labels or files",)
     twins = page.gather(saved(tmp_path, one=worse, two=worse), across_copies=False).groups[0]
     assert twins.finding.startswith("one, two are level")
+    assert [row.best for row in twins.table.rows] == [False, False]
 
 
 def test_different_test_sets_stand_apart(tmp_path: Path) -> None:
@@ -346,6 +347,7 @@ def test_worst_clips_are_the_surest_wrong_ones(tmp_path: Path, kind: str) -> Non
         pytest.param(make(0, missing=MISSING), "4 of 4 clips were not scored", id="nothing scored"),
         pytest.param(make(20, scores=np.full((20, 4), np.nan)), "0.00 ± 0.00 % of the clips are right", id="NaN"),
         pytest.param(make(60, skill=50), "No clip was taken for another class", id="all right"),
+        pytest.param(make(20, scores=np.zeros((20, 4))), "are wrong, the surest with 0 % for swipe_up", id="no sum"),
         pytest.param(make(60, meta={"partial": True}), "scores stop where the decision was certain", id="partial"),
     ],
 )
