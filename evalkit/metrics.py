@@ -140,6 +140,14 @@ def summary(score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "prese
     }
 
 
+def rules(score_set: ScoreSet) -> tuple[Missing, Rule]:
+    """The rules for missing clips and for the mean over classes that a run was made with, from its signature."""
+    return (
+        "drop" if score_set.signature.missing == "drop" else "wrong",
+        "mmaction2" if "mean_class-mmaction2" in score_set.signature.metric else "present",
+    )
+
+
 def document(score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "present") -> dict[str, Any]:
     """What ``metrics.json`` holds: the summary, the signature, per-class accuracy, and what was missing and why."""
     _, labels, found = outcomes(score_set, missing)

@@ -81,6 +81,11 @@ def names() -> list[str]:
     return sorted(manifests.read("protocols"))
 
 
+def modes(name: str) -> list[str]:
+    """The modes of a protocol, in the order of the file."""
+    return [mode for mode, row in manifests.read("protocols")[name].items() if isinstance(row, dict)]
+
+
 def get(name: str, mode: str) -> Protocol:
     """``get("slowonly", "accurate")``. Raises ``UsageError`` with the choices when there is no such row."""
     table = manifests.read("protocols")
@@ -88,9 +93,8 @@ def get(name: str, mode: str) -> Protocol:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"no protocol {name!r}{hint}; python -m evalkit protocols lists them")
-    modes = [mode for mode in table[name] if isinstance(table[name][mode], dict)]
-    if mode not in modes:
-        raise UsageError(f"protocol {name!r} has no mode {mode!r}; type --mode {' or --mode '.join(modes)}")
+    if mode not in modes(name):
+        raise UsageError(f"protocol {name!r} has no mode {mode!r}; type --mode {' or --mode '.join(modes(name))}")
     row = dict(table[name][mode])
     try:
         manifests.check_keys(row, _ROW_KEYS, f"protocols.toml [{name}.{mode}]")
