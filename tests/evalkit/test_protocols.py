@@ -82,3 +82,25 @@ def test_misspelt_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "read", lambda name: table)
     with pytest.raises(BadManifest, match="did you mean 'num_crops'"):
         protocols.get("slowonly", "accurate")
+
+
+@pytest.mark.parametrize(
+    ("name", "efficient", "accurate"),
+    [
+        ("slowonly", (256, "1x1@224"), (256, "10x3@256")),
+        ("slowonly-flow", (256, "1x1@256"), (256, "10x1@256")),
+        ("slowonly-flow-k400", (256, "1x1@256"), (256, "10x3@256")),
+        ("slowonly-jester", (256, "1x1@256"), (256, "10x3@256")),
+        ("slowonly-sthv1", (128, "1x1@112"), (128, "10x3@128")),
+        ("slowfast", (256, "1x1@224"), (256, "10x3@256")),
+        ("slowfast-sthv1", (256, "1x1@256"), (256, "1x1@256")),
+        ("i3d", (256, "1x1@224"), (256, "10x3@256")),
+        ("r2plus1d", (256, "1x1@224"), (256, "10x3@256")),
+        ("csn", (256, "1x1@224"), (256, "10x3@256")),
+    ],
+)
+def test_rows_of_mmaction2(name: str, efficient: tuple[int, str], accurate: tuple[int, str]) -> None:
+    # Read off the pipelines of the configuration files that each row names.
+    for mode, want in (("efficient", efficient), ("accurate", accurate)):
+        found = protocols.get(name, mode)
+        assert (found.short_side_px, found.views, found.sampling) == (*want, "mmaction2-0.x")
