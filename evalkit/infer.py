@@ -15,7 +15,7 @@ import os
 import threading
 import typing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -181,7 +181,7 @@ def score(
     workers: int | None = None,
     deterministic: bool = False,
     keep_views: bool = False,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Score clips with a network (in eval mode, on ``device``) under a protocol; yields outcomes in the order of clips.
 
     ``dtype``: fp32, or bf16 or fp16 by autocast; probabilities and means are float32 always.
@@ -194,7 +194,7 @@ def score(
     device = torch.device(device)
     batches = _Batches(net, device, DTYPES[dtype], batch_views, deterministic=deterministic, keep_views=keep_views)
     if workers is None:
-        workers = 1 if device.type == "cpu" else len(os.sched_getaffinity(0))
+        workers = 1 if device.type == "cpu" else (os.cpu_count() or 1)
 
     def read(clip: Clip, room: _Room, ticket: int) -> _Read:
         return _read(clip, net.spec, protocol, room, ticket, pin=device.type == "cuda")

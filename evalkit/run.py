@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--data-root", type=Path, default=Path("data"), metavar="DIR", help="where prepared sets live (default: data)"
     )
-    data.add_argument("--limit", type=int, metavar="N", help="only N clips, spread over the list, for a first number")
+    data.add_argument("--limit", type=int, metavar="N", help="only N of the clips that are there, spread over the list")
     data.add_argument(
         "--missing", choices=("wrong", "drop", "fail"), default="wrong",
         help="clips that cannot be scored count as wrong (default), are left out, or end the run",
@@ -115,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import models
 
     net = models.load(args.checkpoint, name=args.name, trust=args.trust_checkpoint)
+    if net.spec.input == "flow":
+        raise DataError(f"{args.checkpoint} is a network on optical flow; this version tests on videos only")
     protocol = choose_protocol(args, net.spec)
     data = choose_data(args, net.spec, protocol)
     out = args.out or default_out(args, protocol, data.manifest)
@@ -166,13 +168,18 @@ def choose_data(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol) -
         name = table.name
     else:
         folder = args.data or find_prepared(args, spec, protocol)
+        if variants := [] if (folder / "manifest.parquet").is_file() else sorted(folder.glob("*/manifest.parquet")):
+            choices = "".join(f"\n  --data {path.parent}" for path in variants)
+            raise UsageError(f"{folder} is a set, not one of its variants. Type one of{choices}")
         table = manifest.read(folder)
         clips = table.split(args.split)
         name = f"{table.name}-{args.split}"
     where = args.list or args.data or folder
     classes, place = network_order(table.classes, spec, named=not args.list or bool(args.classes), where=str(where))
-    if args.limit is not None and args.limit < len(clips):
-        clips = [clips[number * len(clips) // args.limit] for number in range(args.limit)]
+    if args.limit is not None:
+        clips = [clip for clip in clips if clip.path is not None] or clips  # a trial is of what is there
+        step = max(1.0, len(clips) / args.limit)
+        clips = [clips[int(number * step)] for number in range(min(args.limit, len(clips)))]
     return Data(
         manifest=table,
         clips=clips,
@@ -321,7 +328,7 @@ def score(args: argparse.Namespace, net: Recognizer, protocol: Protocol, data: D
             deterministic=args.deterministic,
             keep_views=args.save_views,
         )
-        with closing(outcomes):  # type: ignore[type-var]  # a generator, as its readers must end with it
+        with closing(outcomes):  # its readers end with it
             shown = console.progress(
                 estimated(outcomes, len(left)),
                 total=len(left),

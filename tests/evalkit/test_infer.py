@@ -306,7 +306,7 @@ def test_giving_up_in_the_middle_stops_the_readers(clips: list[Clip]) -> None:
     before = threading.active_count()
     outcomes = infer.score(clips * 3, Look(), protocol(), workers=4)
     next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     assert threading.active_count() == before
 
 

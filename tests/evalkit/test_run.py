@@ -188,6 +188,27 @@ def test_views_sampling_and_limit_are_in_signature_and_folder(prepared: Path, ch
     assert found.signature.n == 5
     assert found.signature.dtype == "bf16"
     assert found.ids == ["clip00", "clip02", "clip04", "clip06", "clip08"]  # spread over the list
+    assert found.missing == []
+
+
+def test_a_limit_takes_what_is_there(videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "val.txt"
+    listing.write_text("".join(f"{name} 0\n" for name in [*(f"gone{n}.mp4" for n in range(20)), videos[3].name]))
+    assert call(checkpoint, "--mode", "efficient", "--list", listing, "--root", videos[0].parent, "--limit", "5") == 0
+    assert scores.load("runs/tiny-val-efficient-limit5").ids == ["clip03"]
+
+
+def test_a_set_without_its_variant_lists_the_variants(prepared: Path, checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match=f"is a set.*\n  --data {prepared}"):
+        call(checkpoint, "--mode", "efficient", "--data", prepared.parent)
+
+
+def test_flow_networks_are_refused_for_now(prepared: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "flow.pth"
+    models.save(path, models.create("slowonly_tiny", num_classes=4, input="flow", mean=(128, 128), std=(128, 128)))
+    with pytest.raises(DataError, match="optical flow"):
+        call(path, "--mode", "efficient", "--data", prepared)
 
 
 def test_a_corrupt_clip_is_counted_by_name(
