@@ -88,20 +88,22 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        measured = (
-            f"{100 * self.difference:+.2f} points of {METRICS[self.metric]}, 95 % interval {100 * self.low:+.2f} to "
-            f"{100 * self.high:+.2f}, {_p_text(self.p_holm)}"
-            + (f" corrected for {self.num_comparisons} comparisons" if self.num_comparisons > 1 else "")
-        )
         first, second = self.names
+        sign = -1 if self.differs and self.difference < 0 else 1
+        low, high = sorted((100 * sign * self.low, 100 * sign * self.high))
+        measured = (
+            f"{100 * sign * self.difference:.2f} points of {METRICS[self.metric]} "
+            f"(95 % interval {low:.2f} to {high:.2f}; {_p_text(self.p_holm)}"
+            + (f" corrected for {self.num_comparisons} comparisons)" if self.num_comparisons > 1 else ")")
+        )
         if self.differs:
-            better, other = (second, first) if self.difference > 0 else (first, second)
-            sentence = f"{better} is better than {other}: {measured}."
+            better, other = (second, first) if sign > 0 else (first, second)
+            sentence = f"{better} is better than {other} by {measured}."
         elif not self.only_a and not self.only_b:
             sentence = f"{first} and {second} are right and wrong on the same {self.n} clips."
         else:
             sentence = (
-                f"No difference beyond chance between {first} and {second}: {measured}; one of "
+                f"No difference beyond chance between {first} and {second}: {measured}. One of "
                 f"{100 * self.smallest:.2f} points would have been seen in 8 of 10 such tests."
             )
         return sentence + (" The files they scored are different copies." if self.copy else "")

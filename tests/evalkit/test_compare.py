@@ -156,7 +156,7 @@ def test_intervals_hold_the_truth_where_clips_share_videos(metric: Any) -> None:
     groups = {f"clip {index}": f"video {video}" for index, video in enumerate(group)}
     held = {"naive": 0, "grouped": 0}
     false_alarms = 0
-    for _ in range(100):
+    for _ in range(70):
         chance = np.clip(0.6 + rng.normal(0, 0.3, (2, 65)), 0, 1)[:, group]
         a, b = (make(rng.random(400) < side) for side in chance)
         naive, grouped = compare(a, b, metric=metric), compare(a, b, metric=metric, groups=groups)
@@ -164,9 +164,9 @@ def test_intervals_hold_the_truth_where_clips_share_videos(metric: Any) -> None:
         held["grouped"] += grouped.low <= 0 <= grouped.high
         false_alarms += grouped.differs
     assert grouped.num_units == 65
-    assert held["naive"] < 0.90 * 100
-    assert held["grouped"] > 0.90 * 100
-    assert false_alarms < 0.10 * 100
+    assert held["naive"] < 0.90 * 70
+    assert held["grouped"] > 0.90 * 70
+    assert false_alarms < 0.10 * 70
 
 
 def test_intervals_hold_the_truth_with_classes_of_one_clip() -> None:
@@ -305,10 +305,16 @@ def test_all_pairs_are_corrected_together() -> None:
     assert [pair.names for pair in found] == [("x", "y"), ("x", "z"), ("y", "z")]
     assert [pair.p_holm for pair in found] == holm([pair.p for pair in found])
     assert [pair.differs for pair in found] == [False, True, True]
-    assert found[1].verdict.startswith("z is better than x: +")
+    assert found[1].verdict.startswith("z is better than x by ")
     assert "corrected for 3 comparisons" in found[1].verdict
     assert found[0].verdict.startswith("No difference beyond chance between x and y")
     assert "points would have been seen in 8 of 10 such tests." in found[0].verdict
+    backwards = compare(sets[2], sets[0], names=("z", "x"))
+    assert backwards.difference < 0
+    assert backwards.verdict.startswith(
+        f"z is better than x by {-100 * backwards.difference:.2f} points of top-1 (95 % "
+    )
+    assert f"interval {-100 * backwards.high:.2f} to {-100 * backwards.low:.2f}; p" in backwards.verdict
     json.dumps([pair.to_dict() for pair in found], allow_nan=False)
     with pytest.raises(UsageError, match="two score files"):
         compare_all(sets[:1], ["x"])

@@ -110,7 +110,7 @@ def test_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(runs / "best", 2, 0.95)
     text = run(capsys, "compare", runs / "rgb", runs / "flow", runs / "best")
     assert text.count("verdict") == 3
-    assert f"{runs / 'best'} is better than {runs / 'rgb'}: +" in text
+    assert f"{runs / 'best'} is better than {runs / 'rgb'} by " in text
     assert "how         input: rgb -> flow" in text
     document = json.loads(run(capsys, "compare", runs / "rgb", runs / "best", "--metric", "mean_class", "--json"))
     (found,) = document["comparisons"]
