@@ -141,21 +141,39 @@ def _lists(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """A row a clip for each variant, from the journal, also while a run is going on; with ``tries``, ``last_utc``."""
+    from . import catalog, lists
+    from .journal import Journal
+    from .layout import stage_of
+
+    set_dir = _set_dir(args)
+    tables = {}
+    with Journal.read(set_dir / "journal.sqlite") as journal:
+        allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
+        for name in (journal.setting("variants") or "").split():
+            tries = journal.tries(stage_of(name))
+            _, rows = lists.table(set_dir, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
+            for row in rows:
+                row["tries"], row["last_utc"] = tries.get(row["id"], (0, None))
+            tables[name] = rows
+    return tables
+
+
 def _status(args: argparse.Namespace) -> int:
     from collections import Counter
 
-    from . import manifest
-
     report: dict[str, dict[str, Any]] = {}
-    for variant in _variants(args):
-        clips = manifest.read(_set_dir(args) / variant).clips
+    for variant, rows in _now(args).items():
         report[variant] = {
             "splits": {
-                split: dict(Counter(clip.status for clip in clips if clip.split == split))
-                for split in sorted({clip.split for clip in clips})
+                split: dict(Counter(row["status"] for row in rows if row["split"] == split))
+                for split in sorted({row["split"] for row in rows})
             },
-            "frames": sum(clip.frames or 0 for clip in clips),
-            "reasons": dict(Counter(_kind(clip.status, clip.reason) for clip in clips if clip.reason).most_common()),
+            "frames": sum(row.get("frames") or 0 for row in rows),
+            "reasons": dict(
+                Counter(_kind(row["status"], row["reason"]) for row in rows if row["reason"]).most_common()
+            ),
         }
     if args.json:
         console.print_json("datakit-status", {"set": args.name, "variants": report})
@@ -171,28 +189,22 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _failed(args: argparse.Namespace) -> int:
-    from . import manifest
-    from .journal import Journal
-    from .layout import stage_of
-
-    rows = []
-    with Journal.read(_set_dir(args) / "journal.sqlite") as journal:
-        for variant in _variants(args):
-            tries = journal.tries(stage_of(variant))
-            for clip in manifest.read(_set_dir(args) / variant).clips:
-                if clip.status not in ("ok", "pending"):
-                    count, last = tries.get(clip.id, (0, None))
-                    row: dict[str, Any] = {"variant": variant, "id": clip.id, "split": clip.split, "label": clip.label}
-                    rows.append({**row, "status": clip.status, "reason": clip.reason, "tries": count, "last_utc": last})
+    wanted = ("id", "split", "label", "status", "reason", "tries", "last_utc")
+    failed = [
+        {"variant": variant, **{name: row[name] for name in wanted}}
+        for variant, rows in _now(args).items()
+        for row in rows
+        if row["status"] not in ("ok", "pending")
+    ]
     if args.json:
-        console.print_json("datakit-failed", {"set": args.name, "failed": rows})
+        console.print_json("datakit-failed", {"set": args.name, "failed": failed})
         return EXIT_DONE
     together: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        together.setdefault((str(row["id"]), str(row["status"]), str(row["reason"])), []).append(str(row["variant"]))
+    for row in failed:
+        together.setdefault((row["id"], row["status"], str(row["reason"])), []).append(row["variant"])
     for (clip_id, status, reason), variants in sorted(together.items()):
         print(f"{clip_id}  {status}: {reason}  [{', '.join(variants)}]")
-    if not rows:
+    if not failed:
         print(f"{args.name}: nothing failed, nothing is missing")
     return EXIT_DONE
 

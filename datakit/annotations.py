@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,13 +64,18 @@ def kinetics_csv(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpe
 
 
 def own_csv(path: Path, raw: Path, default_split: str) -> list[ClipSpec]:
-    """Rows of ``path,label[,split]``, paths relative to ``raw``; more columns do not matter. Raises ``BadManifest``."""
+    """Rows of ``path,label[,split]``, paths from ``raw`` or from the CSV's own folder; more columns do not matter.
+
+    Raises ``BadManifest`` with file and line.
+    """
     found: dict[Path, tuple[int, str | None, str]] = {}
     for line, row in _rows(path, ("path", "label")):
         if not row["path"]:
             raise BadManifest(f"{path}:{line}: the path is empty")
         entry = (row["label"] or None, _split(row.get("split") or default_split, f"{path}:{line}"))
         source = raw / row["path"]
+        if not source.exists() and (path.parent / row["path"]).exists():
+            source = (path.parent / row["path"]).resolve()
         if source in found and found[source][1:] != entry:
             raise BadManifest(
                 f"{path}:{line}: {row['path']} stood in line {found[source][0]} with another label or split"
@@ -86,9 +92,7 @@ def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
     """
     entries: list[tuple[Path, str | None, str]] = []
     passed_over = 0
-    for path in sorted(raw.rglob("*")):
-        if not path.is_file() or path.name.startswith("."):
-            continue
+    for path in sorted(files_below(raw)):
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             passed_over += 1
             continue
@@ -102,6 +106,18 @@ def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
             f"type --raw with the folder that holds them"
         )
     return _with_ids(entries, raw), passed_over
+
+
+def files_below(raw: Path) -> Iterator[Path]:
+    """Every file below ``raw`` but hidden ones (Apple's ``._*`` doubles too), through linked folders, none twice."""
+    seen = set()
+    for folder, subfolders, names in os.walk(raw, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above itself
+            subfolders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def safe_name(text: str) -> str:

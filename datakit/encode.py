@@ -93,8 +93,9 @@ def encode(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], w
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_PER_SOURCE)
         complaints = _plain(done.stderr)
-        if done.returncode < 0 or "No space left on device" in done.stderr:
-            raise Retryable(complaints or f"ffmpeg was stopped by signal {-done.returncode}")
+        stopped = done.returncode < 0 or "received signal" in done.stderr
+        if stopped or "No space left on device" in done.stderr:
+            raise Retryable(complaints or f"ffmpeg was stopped, code {done.returncode}")
         if done.returncode != 0:
             raise Unreadable(complaints or f"ffmpeg ended with code {done.returncode}")
         encoded = []
@@ -196,7 +197,11 @@ def _command(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]],
             out_range={"limited": "tv"}[variant.colour_range],
         )
         picture = picture.filter("setsar", "1").filter("format", variant.pixel_format)
-        x264 = [f"threads={variant.threads}", *variant.x264, *(["cpu-independent=1"] if variant.cpu_independent else [])]
+        x264 = [
+            f"threads={variant.threads}",
+            *variant.x264,
+            *(["cpu-independent=1"] if variant.cpu_independent else []),
+        ]
         options = {
             "c:v": variant.codec,
             "preset": variant.preset,

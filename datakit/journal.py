@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .annotations import ClipSpec
-from .errors import BadManifest, UsageError
+from .errors import BadManifest, DataError, UsageError
 
 SCHEMA_VERSION = 1
 _TABLES = """
@@ -139,9 +139,6 @@ class Journal:
             for row in rows
         }  # fmt: skip
 
-    def stages(self) -> list[str]:
-        return [row[0] for row in self._connection.execute("SELECT DISTINCT stage FROM item ORDER BY stage")]
-
     def tries(self, stage: str) -> dict[str, tuple[int, str]]:
         """How often each item was tried, and when last (UTC)."""
         rows = self._connection.execute("SELECT id, tries, finished FROM item WHERE stage = ?", (stage,))
@@ -155,6 +152,10 @@ class Journal:
         with self._connection:
             self._connection.execute("INSERT OR REPLACE INTO setting VALUES (?,?)", (name, value))
 
+    def add_to_setting(self, name: str, values: Iterable[str]) -> None:
+        """A setting that is a set of names, one a line."""
+        self.set_setting(name, "\n".join(sorted({*(self.setting(name) or "").split(), *values})))
+
 
 @contextmanager
 def _connect(path: Path) -> Iterator[sqlite3.Connection]:
@@ -164,6 +165,10 @@ def _connect(path: Path) -> Iterator[sqlite3.Connection]:
         if version not in (0, SCHEMA_VERSION):
             raise BadManifest(f"{path} was written by another version (schema {version}); move it away to start afresh")
         yield connection
+    except sqlite3.OperationalError as error:  # disk full, no permission, a disk that cannot lock
+        raise DataError(
+            f"{path}: {error}; nothing that is finished is lost: mend that and type the command again"
+        ) from error
     except sqlite3.DatabaseError as error:
         raise BadManifest(f"{path}: {error}; move it away: finished videos say themselves what they are") from error
     finally:

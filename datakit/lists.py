@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 
-from . import __version__, catalog, encode, files, fingerprint, manifest
+from . import __version__, encode, files, fingerprint, manifest
 from .annotations import ClipSpec
 from .catalog import Dataset, Variant
 from .journal import Journal, Outcome
@@ -25,23 +25,32 @@ def write(
     set_dir: Path, variant: Variant, journal: Journal, dataset: Dataset | None, allow_damaged: float
 ) -> dict[str, int]:
     """Write everything that describes ``set_dir/variant``; returns how many clips have which status."""
-    specs = journal.clips()
-    classes = dataset.classes if dataset else tuple(sorted({spec.label for spec in specs if spec.label}))
-    sources = journal.outcomes(SOURCE_STAGE)
-    made = journal.outcomes(stage_of(variant.name))
     folder = set_dir / variant.name
     for stale in (*folder.glob("*.part"), *folder.glob("lists/*.part")):
         stale.unlink()  # of a run that was killed; the journal's lock says that nobody else is writing here
-    order = {label: number for number, label in enumerate(classes)}
-    rows = [
-        _row(spec, sources.get(spec.id), made.get(spec.id), variant, folder, order, allow_damaged) for spec in specs
-    ]
+    classes, rows = table(set_dir, variant, journal, dataset, allow_damaged)
     listed = [row for row in rows if row["path"]]
     for split in sorted({row["split"] for row in rows}):
         _write_lists(folder / "lists", split, [row for row in listed if row["split"] == split])
     files.write_text(folder / "lists" / "classes.txt", "".join(f"{name}\n" for name in classes))
     manifest.write(folder, rows, _lock(set_dir.name, variant, rows, allow_damaged))
     return dict(Counter(row["status"] for row in rows))
+
+
+def table(
+    set_dir: Path, variant: Variant, journal: Journal, dataset: Dataset | None, allow_damaged: float
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """(class names in label order, a manifest row for every clip asked for) as the journal and the disk are now."""
+    specs = journal.clips()
+    classes = dataset.classes if dataset else tuple(sorted({spec.label for spec in specs if spec.label}))
+    sources = journal.outcomes(SOURCE_STAGE)
+    made = journal.outcomes(stage_of(variant.name))
+    order = {label: number for number, label in enumerate(classes)}
+    folder = set_dir / variant.name
+    rows = [
+        _row(spec, sources.get(spec.id), made.get(spec.id), variant, folder, order, allow_damaged) for spec in specs
+    ]
+    return classes, rows
 
 
 def _row(
@@ -122,9 +131,3 @@ def _lock(name: str, variant: Variant, rows: list[dict[str, Any]], allow_damaged
         "encoders": sorted({row["encoder"] for row in rows if row.get("encoder")}),
         "tools": {"ffmpeg": encode.encoder_name(), "pyav": av.__version__, "actionkit": __version__},
     }
-
-
-def variants_made(set_dir: Path, journal: Journal) -> list[Variant]:
-    """The variants that this set was prepared into and that still have a definition."""
-    names = [stage.removeprefix("encode:") for stage in journal.stages() if stage.startswith("encode:")]
-    return [catalog.variant(name) for name in names if name in catalog.variant_names()]

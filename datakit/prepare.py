@@ -78,7 +78,8 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
     with Journal.open(request.set_dir / "journal.sqlite") as journal:
         splits, specs = clips_asked_for(request, dataset, journal)
         journal.replace_clips(splits, specs)
-        # One folder a variant for every list, also when this run asks for one: clips of other splits stay as they are.
+        journal.set_setting("allow_damaged", str(request.allow_damaged))
+        journal.add_to_setting("variants", [variant.name for variant in request.variants])
         work = _fresh_work_folder(request.set_dir)
         try:
             jobs = list(_jobs(request, journal, specs, work))
@@ -88,7 +89,6 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
             _encode_all(request, journal, jobs, work)
         finally:
             shutil.rmtree(work.parent, ignore_errors=True)
-        journal.set_setting("allow_damaged", str(request.allow_damaged))
         counts = {}
         for variant in request.variants:
             counts[variant.name] = lists.write(request.set_dir, variant, journal, dataset, request.allow_damaged)
@@ -100,10 +100,12 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
     raw = request.raw or (Path(known) if (known := journal.setting("raw")) else None)
     if raw is None:
         if dataset is None:
-            raise UsageError(f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ...")
+            raise UsageError(
+                f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ..."
+            )
         raise UsageError(
-            f"fetching {dataset.title} is not built yet; it can be had from {dataset.access}. With a copy on disk type: "
-            f"make {request.name}-{request.variants[0].name} RAW=/videos (or: python -m datakit prepare {request.name} "
+            f"fetching {dataset.title} is not built yet; it can be had from {dataset.access}. "
+            f"With a copy on disk type: make {request.name}-{request.variants[0].name} RAW=/videos (or: python -m datakit prepare {request.name} "
             f"--raw /videos --variant {request.variants[0].name})"
         )
     if not raw.is_dir():

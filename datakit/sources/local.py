@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..annotations import VIDEO_SUFFIXES, ClipSpec, stem, with_source
+from ..annotations import VIDEO_SUFFIXES, ClipSpec, files_below, stem, with_source
 
 
 def index(raw: Path) -> dict[str, list[Path]]:
-    """Every video below ``raw`` by its name without suffixes. Apple's ``._*`` doubles are no videos."""
+    """Every video below ``raw`` by its name without suffixes."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for folder, _, names in os.walk(raw, followlinks=True):
-        for name in names:
-            if not name.startswith("._") and Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                found[stem(name)].append(Path(folder, name))
+    for path in files_below(raw):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            found[stem(path.name)].append(path)
     return found
 
 
