@@ -104,9 +104,9 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
                 f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ..."
             )
         raise UsageError(
-            f"fetching {dataset.title} is not built yet; it can be had from {dataset.access}. "
-            f"With a copy on disk type: make {request.name}-{request.variants[0].name} RAW=/videos (or: python -m datakit prepare {request.name} "
-            f"--raw /videos --variant {request.variants[0].name})"
+            f"fetching {dataset.title} is not built yet; it can be had from {dataset.access}. With a copy "
+            f"on disk type: make {request.name}-{request.variants[0].name} RAW=/videos"
+            f" (python -m datakit prepare {request.name} --raw /videos --variant {request.variants[0].name})"
         )
     if not raw.is_dir():
         raise UsageError(f"{raw} is no folder; type --raw (make: RAW=) with the folder that holds the videos")
