@@ -26,10 +26,10 @@ import json
 import math
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Fault = Literal["", "cut", "cut-index", "corrupted", "empty", "text", "sound-only", "1-frame", "3-frames", "missing"]
 
-DRAWING = 3  # raise it when the same seed would give other pictures: existing folders are then made anew
+DRAWING = 4  # raise it when the same seed would give other pictures: existing folders are then made anew
 MARKER = "generated.json"
 
 # ---- classes: axis of the state (across, down, log size, angle) and sign ----
@@ -67,7 +67,7 @@ SHAKE = 0.012  # standard deviation of the camera's shaking, each way
 SHAKE_LIMIT = 0.04
 TEXTURE_PX = 256
 TEXTURE_REACH = 1.42  # from the middle, in radii of the shape: a turned box of that radius stays inside (sqrt 2)
-DURATION_S = (1.5, 3.0)
+DURATION_S = (1.5, 2.7)
 FRAME_JITTER = 0.4  # variable frame rate: frames come this share of a frame early or late
 
 
@@ -90,18 +90,18 @@ RECORDINGS = (
     Recording(width=320, height=240, fps=Fraction(25), codec="h264", suffix=".mp4"),
     Recording(width=426, height=240, fps=Fraction(30000, 1001), codec="h264", suffix=".mp4", sound=True),
     Recording(width=320, height=240, fps=Fraction(25, 2), codec="mjpeg", suffix=".avi"),
-    Recording(width=480, height=640, fps=Fraction(30), codec="h264", suffix=".mp4", rotation_deg=90),
+    Recording(width=480, height=640, fps=Fraction(24), codec="h264", suffix=".mp4", rotation_deg=90),
     Recording(width=427, height=240, fps=Fraction(15), codec="h264", suffix=".mp4", sar=Fraction(4, 3)),
-    Recording(width=340, height=256, fps=Fraction(25), codec="mpeg4", suffix=".avi"),
-    Recording(width=320, height=180, fps=Fraction(30), codec="vp9", suffix=".webm"),
+    Recording(width=340, height=256, fps=Fraction(25, 2), codec="mpeg4", suffix=".avi"),
+    Recording(width=320, height=180, fps=Fraction(15), codec="vp9", suffix=".webm"),
     Recording(width=320, height=240, fps=Fraction(24), codec="h264", suffix=".mp4", even=False),
     Recording(width=640, height=360, fps=Fraction(10), codec="h264", suffix=".mkv"),
     Recording(width=240, height=426, fps=Fraction(24), codec="hevc", suffix=".mp4", rotation_deg=270),
     Recording(width=176, height=144, fps=Fraction(15), codec="mpeg4", suffix=".avi"),
     Recording(width=384, height=288, fps=Fraction(25), codec="mpeg4", suffix=".avi", sar=Fraction(12, 11)),
-    Recording(width=320, height=240, fps=Fraction(30), codec="h264", suffix=".mp4", rotation_deg=180, sound=True),
+    Recording(width=320, height=240, fps=Fraction(15), codec="h264", suffix=".mp4", rotation_deg=180, sound=True),
     Recording(width=426, height=240, fps=Fraction(15), codec="vp9", suffix=".webm", even=False),
-    Recording(width=640, height=360, fps=Fraction(24), codec="hevc", suffix=".mp4"),
+    Recording(width=640, height=360, fps=Fraction(25, 2), codec="hevc", suffix=".mp4"),
     Recording(width=270, height=480, fps=Fraction(30), codec="h264", suffix=".mkv"),
     Recording(width=320, height=240, fps=Fraction(30000, 1001), codec="h264", suffix=".mkv", sar=Fraction(10, 11)),
 )
@@ -156,7 +156,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """``background`` uint32 RGBA, larger than the picture by the shaking. ``shake``: (weight, rad/s, phase) [2, n, 3]."""
+    """``background`` uint32 RGBA, larger than the picture by the shaking. ``shake`` [2, n, 3]: weight, rad/s, phase."""
 
     height: int
     width: int
@@ -319,15 +319,15 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells_down: float)
     across = max(2, round(cells_down * width / height) + 1)
     grid = rng.uniform(-math.sqrt(3), math.sqrt(3), (down, across, 3))
     rows = np.tensordot(_blend(height, down), grid, axes=1)
-    smooth: Floats = np.moveaxis(np.tensordot(_blend(width, across), rows, axes=(1, 1)), 0, 1)
-    return smooth
+    return np.moveaxis(np.tensordot(_blend(width, across), rows, axes=(1, 1)), 0, 1)
 
 
 def _blend(num_pixels: int, num_cells: int) -> Floats:
     """Weights [num_pixels, num_cells] of a smooth step from each grid value to the next."""
     position = np.linspace(0, num_cells - 1, num_pixels)
     distance = np.clip(np.abs(position[:, None] - np.arange(num_cells)), 0, 1)
-    return 1 - distance * distance * (3 - 2 * distance)
+    weights: Floats = 1 - distance * distance * (3 - 2 * distance)
+    return weights
 
 
 def _pack(rgb: Floats) -> npt.NDArray[np.uint32]:
@@ -401,7 +401,7 @@ def _ffmpeg(arguments: list[str], pictures: bytes) -> None:
 
 
 def generate(folder: Path, *, seed: int, num_sources: int, num_jobs: int) -> list[Clip]:
-    """Fill ``folder`` and return what it was to hold. Complete files of an earlier run with the same numbers are kept."""
+    """Fill ``folder`` and return what it was to hold. What an earlier run with the same numbers finished is kept."""
     import joblib
 
     clips = plan(seed, num_sources)

@@ -52,7 +52,12 @@ def test_the_same_seed_gives_the_same_pictures_and_another_seed_others() -> None
 
 def test_things_move_as_their_class_says() -> None:
     """Seen on the picture: where a lone thing's pixels are, how many they are, which way up it stands."""
-    for label, wanted in (("swipe-right", (1, 0)), ("swipe-left", (-1, 0)), ("swipe-down", (0, 1)), ("swipe-up", (0, -1))):
+    for label, wanted in (
+        ("swipe-right", (1, 0)),
+        ("swipe-left", (-1, 0)),
+        ("swipe-down", (0, 1)),
+        ("swipe-up", (0, -1)),
+    ):
         before, after = _lone_thing(label, moved=0.1)
         assert np.allclose(_middle(after) - _middle(before), np.multiply(wanted, 24), atol=1), label
     for label, larger in (("grow", 1.5), ("shrink", 1 / 1.5)):
@@ -263,7 +268,9 @@ def test_every_recording_is_as_frequent_in_each_class_and_validation_has_seven_o
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, contextlib\nfrom demo import generate\nwith contextlib.suppress(SystemExit): generate.main(['-h'])"
+    code = (
+        "import sys, contextlib\nfrom demo import generate\nwith contextlib.suppress(SystemExit): generate.main(['-h'])"
+    )
     code += "\nprint(sorted({'torch', 'pandas', 'sklearn', 'av', 'matplotlib', 'joblib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
