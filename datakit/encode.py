@@ -151,9 +151,10 @@ def check(path: Path) -> Checked:
             duration_s = float((stream.duration or 0) * (stream.time_base or Fraction(0)))
             tag = container.metadata.get("comment", "")
     except (OSError, av.FFmpegError, IndexError) as error:
-        raise Unreadable(f"{path.name}: decoding broke off after {frames} frames: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise Unreadable(f"decoding broke off after {frames} frames: {reason}") from error
     if frames == 0:
-        raise Unreadable(f"{path.name}: no frame in it")
+        raise Unreadable("no frame in it")
     return Checked(
         frames=frames,
         width=width,

@@ -18,13 +18,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import catalog, console, encode, files, lists, probe, runner
+from . import catalog, console, encode, files, lists, manifest, probe, runner
 from .annotations import SPLIT_NAMES, ClipSpec, class_folders, kinetics_csv, own_csv
 from .catalog import Dataset, Variant
-from .errors import Damaged, ItemError, Retryable, UsageError
+from .errors import Damaged, ItemError, Refused, Retryable, UsageError
 from .journal import Journal, Outcome
 from .layout import SOURCE_STAGE, final_path, key, stage_of
 from .sources import local
+
+# A clip may be cut generously, but a file of minutes under the name of a ten-second clip is the video it was cut from.
+LONGEST_SHARE, LONGEST_MORE_S = 1.5, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,7 @@ class Job:
     targets: tuple[Target, ...]
     work: Path
     allow_damaged: float
+    listed_s: float | None = None
 
 
 def prepare(request: Request) -> dict[str, dict[str, int]]:
@@ -92,6 +96,7 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
         counts = {}
         for variant in request.variants:
             counts[variant.name] = lists.write(request.set_dir, variant, journal, dataset, request.allow_damaged)
+            _say_what_is_stray(request.set_dir / variant.name)
     return counts
 
 
@@ -113,7 +118,7 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
     raw = raw.resolve()
     journal.set_setting("raw", str(raw))
     if dataset is None:
-        return _own_clips(request, raw)
+        return _own_clips(request, raw, journal)
     specs: list[ClipSpec] = []
     splits = set()
     for split in dataset.splits:
@@ -144,10 +149,13 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
     return splits, local.find(specs, raw, dataset.clip_names)
 
 
-def _own_clips(request: Request, raw: Path) -> tuple[set[str], list[ClipSpec]]:
+def _own_clips(request: Request, raw: Path, journal: Journal) -> tuple[set[str], list[ClipSpec]]:
     default = request.splits[0] if request.splits else "val"
-    if request.labels:
-        specs = own_csv(request.labels, raw, default)
+    # A second run that names neither folder nor list means those of the first.
+    labels = request.labels or (Path(known) if not request.raw and (known := journal.setting("labels")) else None)
+    journal.set_setting("labels", str(labels.resolve()) if labels else "")
+    if labels:
+        specs = own_csv(labels, raw, default)
     else:
         specs, passed_over = class_folders(raw, default)
         if passed_over:
@@ -162,6 +170,8 @@ def _own_clips(request: Request, raw: Path) -> tuple[set[str], list[ClipSpec]]:
             f"note: nothing says which split the clips are in; all are {default!r} (--split changes that)",
             file=sys.stderr,
         )
+    if request.splits:
+        return set(request.splits), [spec for spec in specs if spec.split in request.splits]
     # The whole list is this one: a clip that left it leaves the set.
     return set(SPLIT_NAMES.values()), specs
 
@@ -207,8 +217,14 @@ def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: P
             else:
                 targets.append(Target(variant=variant, path=path, sha256=""))
         if targets:
+            listed_s = spec.end_s - spec.start_s if spec.start_s is not None and spec.end_s is not None else None
             yield Job(
-                id=spec.id, source=spec.source, targets=tuple(targets), work=work, allow_damaged=request.allow_damaged
+                id=spec.id,
+                source=spec.source,
+                targets=tuple(targets),
+                work=work,
+                allow_damaged=request.allow_damaged,
+                listed_s=listed_s,
             )
 
 
@@ -270,6 +286,10 @@ def encode_source(job: Job) -> Outcome:
 def _make(job: Job, source_sha256: str) -> dict[str, dict[str, Any]]:
     """Have every target's file in place and checked, encoding once for each different result."""
     info = probe.media_info(job.source)
+    if job.listed_s is not None and info.duration_s > LONGEST_SHARE * job.listed_s + LONGEST_MORE_S:
+        raise Refused(
+            f"{info.duration_s:.0f} s long where the list says {job.listed_s:g} s: the whole video, not the clip?"
+        )
     sizes = {target: target.variant.size(info.displayed_width, info.displayed_height) for target in job.targets}
     tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target])) for target in job.targets}
     checked = {target: kept for target in job.targets if (kept := _keep(target, tags[target])) is not None}
@@ -354,6 +374,14 @@ def _fresh_work_folder(set_dir: Path) -> Path:
     folder = work / uuid.uuid4().hex
     folder.mkdir(parents=True)
     return folder
+
+
+def _say_what_is_stray(folder: Path) -> None:
+    """A loader of class folders would take these for clips of the set; nobody deletes them unasked."""
+    listed = {clip.path for clip in manifest.read(folder).clips}
+    stray = sorted(path for path in folder.rglob("*.mp4") if path not in listed)
+    if stray:
+        print(f"note: {len(stray)} videos in {folder} are on no list (any more), such as {stray[0]}", file=sys.stderr)
 
 
 def _say_what_comes(request: Request, specs: Sequence[ClipSpec], jobs: Sequence[Job]) -> None:

@@ -45,7 +45,7 @@ def verify_one(expected: Expected) -> Outcome:
     try:
         checked = encode.check(expected.path)
     except Unreadable as error:
-        return failed(Unreadable, str(error))
+        return failed(Unreadable, f"{expected.path}: {error}")
     if checked.frames != expected.frames:
         return failed(HashMismatch, f"{expected.path}: {checked.frames} frames, the manifest says {expected.frames}")
     if checked.sha256 != expected.sha256:

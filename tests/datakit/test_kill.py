@@ -1,6 +1,6 @@
 """kill -9 at every rename and every commit of a run, then the same command again: the end must be the same.
 
-The kill is injected from outside: a ``sitecustomize`` on the path of the run (and of its workers) counts renames, links and
+The kill is injected from outside: a ``sitecustomize`` on the path of the run (and of its workers) counts renames and
 database commits over all its processes and kills them all at the n-th. Nothing in the suite knows of it.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SITE = '''
+SITE = """
 import os, pathlib, signal, sqlite3
 counter, target = os.environ.get("FAULT_COUNTER"), int(os.environ.get("FAULT_AT", "-1"))
 def event(what):
@@ -41,7 +41,7 @@ if counter:
             return result
     connect = sqlite3.connect
     sqlite3.connect = lambda *args, **kwargs: connect(*args, factory=Connection, **kwargs)
-'''
+"""
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 

@@ -42,11 +42,15 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
         ("native", (161, 121), (160, 120)),
     ],
 )
-def test_size_is_decided_on_the_displayed_picture(variant: str, displayed: tuple[Fraction, Fraction], size: object) -> None:
+def test_size_is_decided_on_the_displayed_picture(
+    variant: str, displayed: tuple[Fraction, Fraction], size: object
+) -> None:
     assert catalog.variant(variant).size(Fraction(displayed[0]), Fraction(displayed[1])) == size
 
 
-def test_class_folders_from_raw_to_lists(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_class_folders_from_raw_to_lists(
+    tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert prepare(tmp_path / "data", class_folders, variants=("256p", "340x256")) == 5
     assert "mine/256p: 5 ok, 1 unreadable" in capsys.readouterr().out
     folder = tmp_path / "data/mine/256p"
@@ -106,7 +110,7 @@ def test_a_second_run_encodes_nothing_and_a_change_only_what_it_touches(
         "mine/340x256/train/wave/b.mp4",
     }
 
-    # A variant whose definition changes is made again, and no other. The definition is data, so the change is made there.
+    # A variant whose definition changes is made again, and no other. It is data, so the change is made there.
     import manifests
 
     changed = manifests.read("variants")
@@ -161,7 +165,9 @@ def test_bytes_depend_neither_on_the_jobs_nor_on_the_variants_made_beside(tmp_pa
     assert (ours / "manifest.lock").read_bytes() == (theirs / "manifest.lock").read_bytes()
 
 
-def test_damaged_sources_stay_out_unless_let_in(tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_sources_stay_out_unless_let_in(
+    tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = tmp_path / "raw/x"
     raw.mkdir(parents=True)
     for name in ("derived_truncated.mkv", "again.mkv"):
@@ -183,14 +189,18 @@ def test_damaged_sources_stay_out_unless_let_in(tmp_path: Path, videos: Path, ca
 def test_variable_frame_rate_keeps_its_frames(tmp_path: Path, videos: Path) -> None:
     raw = tmp_path / "raw/x"
     raw.mkdir(parents=True)
-    for name, _ in (frames := (("sample.avi", 96), ("mov00006.3gp", 222), ("pigs_in_a_polka.gif", 30), ("vid1.mp4", 56))):
+    for name, _ in (
+        frames := (("sample.avi", 96), ("mov00006.3gp", 222), ("pigs_in_a_polka.gif", 30), ("vid1.mp4", 56))
+    ):
         shutil.copy(videos / "fixtures" / name, raw)
     assert prepare(tmp_path / "data", raw.parent) == 0
     found = {clip.id: clip.frames for clip in manifest.read(tmp_path / "data/mine/256p").clips}
     assert found == {Path(name).stem: count for name, count in frames}
 
 
-def test_official_list_from_a_partial_copy(tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_official_list_from_a_partial_copy(
+    tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = tmp_path / "videos"
     make_video(raw / "abseiling/-3B32lodo2M.mp4.mkv")
     make_video(raw / "_dbcJuKJQNs_000040_000050.mp4", seed=2)
@@ -313,3 +323,43 @@ def test_help_is_quick_and_light() -> None:
     import sys
 
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_whole_video_under_the_name_of_a_clip_is_refused(tmp_path: Path, make_video: Make) -> None:
+    raw = tmp_path / "videos"
+    make_video(raw / "aaaaaaaaaaa.mp4", width=32, height=32, fps=2, frames=50)  # 25 s
+    make_video(raw / "bbbbbbbbbbb.mp4", width=32, height=32, fps=2, frames=24)  # 12 s
+    rows = "yoga,aaaaaaaaaaa,1,11,val\nyoga,bbbbbbbbbbb,1,11,val\n"
+    (raw / "val.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
+    assert prepare(tmp_path / "data", raw, name="k400") == 5
+    clips = {clip.id[:1]: clip for clip in manifest.read(tmp_path / "data/k400/256p").clips}
+    assert clips["a"].status == "refused"
+    assert clips["a"].reason == "25 s long where the list says 10 s: the whole video, not the clip?"
+    assert clips["b"].status == "ok"
+
+
+def test_the_list_and_the_folder_are_remembered(tmp_path: Path, make_video: Make) -> None:
+    make_video(tmp_path / "raw/somewhere/a.mp4")
+    make_video(tmp_path / "raw/somewhere/b.mp4", seed=1)
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,split\nsomewhere/a.mp4,wave,train\nsomewhere/b.mp4,jump,val\n")
+    assert prepare(tmp_path / "data", tmp_path / "raw", "--labels", str(table)) == 0
+    assert main(["prepare", "mine", "--variant", "320p", "--data-root", str(tmp_path / "data")]) == 0
+    clips = manifest.read(tmp_path / "data/mine/320p").clips
+    assert [(clip.label, clip.split) for clip in clips] == [("wave", "train"), ("jump", "val")]
+    # Only one split of the list: the other stays as it is.
+    table.write_text("path,label,split\nsomewhere/a.mp4,jump,train\nsomewhere/b.mp4,wave,val\n")
+    assert main(["prepare", "mine", "--split", "val", "--variant", "320p", "--data-root", str(tmp_path / "data")]) == 0
+    clips = manifest.read(tmp_path / "data/mine/320p").clips
+    assert [(clip.label, clip.split) for clip in clips] == [("wave", "train"), ("wave", "val")]
+
+
+def test_status_while_a_first_run_goes_on(
+    tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after two clips: the state is in the journal, no manifest is needed to see it."""
+    prepare(tmp_path / "data", class_folders, "--limit", "2")
+    (tmp_path / "data/mine/256p/manifest.parquet").unlink()
+    capsys.readouterr()
+    assert main(["status", "mine", "--data-root", str(tmp_path / "data")]) == 0
+    assert "2 ok, 1 pending" in capsys.readouterr().out

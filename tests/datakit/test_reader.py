@@ -56,7 +56,18 @@ def test_rotated_video_is_turned_upright(tmp_path: Path, make_video: Callable[..
     from datakit import encode
 
     subprocess.run(
-        [encode.ffmpeg_program(), "-v", "error", "-display_rotation", "90", "-i", str(upright), "-c", "copy", str(turned)],
+        [
+            encode.ffmpeg_program(),
+            "-v",
+            "error",
+            "-display_rotation",
+            "90",
+            "-i",
+            str(upright),
+            "-c",
+            "copy",
+            str(turned),
+        ],
         check=True,
     )
     with reader.open(upright) as a, reader.open(turned) as b:

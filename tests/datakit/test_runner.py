@@ -38,7 +38,9 @@ def test_every_item_has_an_outcome_also_when_a_worker_is_killed(tmp_path: Path) 
 def test_journal_counts_tries_and_keeps_the_last_outcome(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "journal.sqlite") as journal:
         journal.add([Outcome(id="a", stage="s", status="failed", error="Retryable", message="429")])
-        journal.add([Outcome(id="a", stage="s", status="ok", data={"frames": 3}), Outcome(id="b", stage="s", status="ok")])
+        journal.add(
+            [Outcome(id="a", stage="s", status="ok", data={"frames": 3}), Outcome(id="b", stage="s", status="ok")]
+        )
     with Journal.read(tmp_path / "journal.sqlite") as journal:
         assert journal.outcomes("s")["a"].data == {"frames": 3}
         assert {id_: count for id_, (count, _) in journal.tries("s").items()} == {"a": 2, "b": 1}
