@@ -201,9 +201,8 @@ def score(
 
     for item in _read_ahead(clips, read, workers):
         batches.add(item)
-        yield from batches.finished()
-    batches.flush()
-    yield from batches.finished(wait=True)
+        yield from batches.run()
+    yield from batches.run(everything=True)
 
 
 # --- decoding ahead -----------------------------------------------------------------------------------------
@@ -344,23 +343,22 @@ class _Batches:
         if item.frames is not None and item.indices is not None and item.plan is not None:
             views = Views(item.frames.to(self._device, non_blocking=True), item.indices, item.plan)
         self._slots.append(_Slot(clip=item.clip, views=views, reason=item.reason, done=[]))
-        while sum(slot.num_left for slot in self._slots) >= self._batch_views:
-            self._run(self._batch_views)
-        if self._deterministic:
-            self.flush()
 
-    def flush(self) -> None:
-        """Run what is left, as a batch that is not full."""
-        while left := sum(slot.num_left for slot in self._slots):
-            self._run(min(left, self._batch_views))
+    def run(self, *, everything: bool = False) -> Iterator[Outcome]:
+        """Run the batches that are full, with ``everything`` the last one too; yields the clips that are through."""
+        partly = everything or self._deterministic  # batches that are not full
+        while (left := sum(slot.num_left for slot in self._slots)) >= self._batch_views or (partly and left):
+            self._run_batch(min(left, self._batch_views))
+            yield from self._finished()
+        yield from self._finished(wait=everything)
 
-    def finished(self, *, wait: bool = False) -> Iterator[Outcome]:
+    def _finished(self, *, wait: bool = False) -> Iterator[Outcome]:
         """Clips that are through, in order. A GPU still works on its latest batch: that is left unless ``wait``."""
         wait = wait or self._device.type == "cpu"
         while self._slots and self._slots[0].num_left == 0 and (wait or self._slots[0].batch < self._num_batches):
             yield self._outcome(self._slots.popleft())
 
-    def _run(self, num_views: int) -> None:
+    def _run_batch(self, num_views: int) -> None:
         """The next ``num_views`` views, the oldest first."""
         shares: list[tuple[_Slot, int]] = []
         for slot in self._slots:

@@ -207,6 +207,13 @@ def test_batches_are_filled_across_videos(clips: list[Clip]) -> None:
     assert net.batches == [5] * 7
 
 
+def test_a_clip_is_handed_out_as_soon_as_it_is_through(clips: list[Clip]) -> None:
+    net = Look()
+    outcomes = infer.score(clips, net, protocol(num_clips=5, num_crops=1), batch_views=2)
+    for number, _ in enumerate(outcomes, start=1):
+        assert len(net.batches) == -(-5 * number // 2)
+
+
 def test_batches_halve_until_the_memory_suffices(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(infer.VIEWS_AT_ONCE, "cpu", 16)
     net = Look(largest_batch=5)
