@@ -24,7 +24,7 @@ MISSING = [
     {"id": "grow_900", "label": "grow", "reason": "/raw videos/grow_900.mp4: Invalid data found"},
     {"id": "grow_901", "label": "grow", "reason": "12 of 40 frames can be decoded; the file ends early"},
     {"id": "shrink_902", "label": "shrink", "reason": "31 of 48 frames can be decoded; the file ends early"},
-    {"id": "shrink_903", "label": "shrink", "reason": "no file of that name"},
+    {"id": "shrink_903", "label": "shrink", "reason": "shrink_903.mp4 is not there"},
 ]
 EVIL = "<script>alert('1')</script> & \"quoted\" {{ 1 + 1 }}"
 
@@ -200,7 +200,7 @@ def test_missing_clips_are_named_and_counted(four: list[Path], tmp_path: Path) -
     assert dict(missing.kinds) == {
         "N of N frames can be decoded": 2,
         "Invalid data found": 1,
-        "no file of that name": 1,
+        "the file is not there": 1,
     }
     text = read(four, tmp_path / "page.html").text
     for entry in MISSING:
