@@ -526,7 +526,7 @@ def _kind(clip_id: str, reason: str) -> str:
     """A reason without what is particular to one clip, so that equal ones add up."""
     text = reason.split(";")[0]
     text = re.sub(r"^(part \d+: )?(.*[/\\].*?: )?", "", text)  # the part of a fusion, the path that errors start with
-    text = re.sub(rf"\S*{re.escape(clip_id)}\S*", "the file", text)
+    text = re.sub(rf"\S*{re.escape(clip_id)}\.\w+", "the file", text)
     return re.sub(r"\b\d+\b", "N", text).strip()
 
 
