@@ -23,7 +23,7 @@ import torch
 import models
 from datakit import manifest
 from datakit.errors import DataError, UsageError
-from evalkit import infer, run, scores
+from evalkit import infer, protocols, run, scores
 from evalkit.partial import Partial, run_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -120,11 +120,14 @@ def test_numbers_signature_and_what_is_missing(
     assert found.classes == CLASSES
     assert found.label_names() == [CLASSES[number % 4] for number in range(10)]
     assert found.missing == [{"id": "zz_gone", "label": "grow", "reason": "no file of that name"}]
+    spec = models.load(checkpoint).spec
+    protocol = protocols.get(spec.protocol, "accurate")
     sha8 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:8]
     parts = [
         "set:toys-val|n:10|",
-        "|model:slowonly_tiny|clip:8x2|views:10x3@72|sampling:mmaction2-0.x|resize:72-cv2|",
-        f"|agg:prob-mean|missing:wrong|weights:{sha8}|media:96p-",
+        f"|model:slowonly_tiny|clip:{spec.clip_len}x{spec.frame_interval}|views:{protocol.views}|"
+        f"sampling:{protocol.sampling}|resize:{protocol.short_side_px}-cv2|input:rgb|",
+        f"|agg:{protocol.aggregation}|missing:wrong|weights:{sha8}|media:96p-",
         f"|dec:pyav-{av.__version__}|dtype:fp32|",
     ]
     for part in parts:
@@ -287,11 +290,12 @@ def test_the_set_that_fits_is_found(
     assert "broken/96p: not whole" in text
     assert text.endswith("python -m datakit prepare NAME --raw DIR --variant 256p")
     write_set(data / "toys" / "96p", videos[:4])
-    write_set(data / "toys" / "72p", videos[:4], short_side_px=72)
-    write_set(data / "toys" / "64p", videos[:4], short_side_px=64)
-    assert call(checkpoint, "--mode", "efficient") == 5  # resizes to 72
-    assert "taking data/toys/72p" in capsys.readouterr().err
-    shutil.rmtree(data / "toys" / "72p")
+    side = protocols.get(models.load(checkpoint).spec.protocol, "efficient").short_side_px
+    write_set(data / "toys" / "fits", videos[:4], short_side_px=side)
+    write_set(data / "toys" / "64p", videos[:4], short_side_px=side - 8)
+    assert call(checkpoint, "--mode", "efficient") == 5
+    assert "taking data/toys/fits" in capsys.readouterr().err
+    shutil.rmtree(data / "toys" / "fits")
     with pytest.raises(UsageError, match=r"several fit.*\n  --data data/toys/64p\n  --data data/toys/96p"):
         call(checkpoint, "--mode", "efficient")
     with pytest.raises(UsageError, match="There is none at all"):
