@@ -171,8 +171,12 @@ def build(spec: ModelSpec) -> Recognizer:
     return Recognizer(BUILDERS[spec.family](num_classes=spec.num_classes, **spec.network), spec)
 
 
-def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of a network's weights, without allocating them."""
+def hollow(spec: ModelSpec) -> nn.Module:
+    """The network without its wrapper and without weights: keys and shapes only, for weights to be put in."""
     with torch.device("meta"):
-        state = BUILDERS[spec.family](num_classes=spec.num_classes, **spec.network).state_dict()
-    return {key: tuple(value.shape) for key, value in state.items()}
+        return BUILDERS[spec.family](num_classes=spec.num_classes, **spec.network)
+
+
+def shapes(body: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of a network's weights."""
+    return {key: tuple(value.shape) for key, value in body.state_dict().items()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datakit.errors import CheckpointError, UsageError
+from datakit.errors import CheckpointError
 from datakit.files import replacing
 
 from .. import zoo
@@ -67,15 +67,17 @@ def our_spec(path: Path, top: Mapping[str, Any], name: str | None) -> zoo.ModelS
 def assemble(path: Path, spec: zoo.ModelSpec, state: Mapping[str, Tensor]) -> zoo.Recognizer:
     """The network of ``spec`` with exactly the weights of ``state``, in evaluation mode."""
     try:
-        net = zoo.build(spec)
-    except (TypeError, ValueError, UsageError) as error:
+        body = zoo.hollow(spec)
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {spec.name} cannot be built ({error})") from error
-    wrong = identify.mismatches(zoo.shapes(spec), state)
+    wrong = identify.mismatches(zoo.shapes(body), state)
     if wrong:
         raise CheckpointError(f"{path}: does not fit {spec.name}: {wrong}")
-    # strict=False for the one thing that may be absent: how many batches a batch norm has seen, which no result needs.
-    net.body.load_state_dict(state, strict=False)
-    return net.eval()
+    # What may be absent is how many batches a batch norm has seen, which no result needs.
+    whole = {key: state.get(key, torch.zeros((), dtype=torch.int64)) for key in body.state_dict()}
+    whole = {key: value.float() if value.is_floating_point() else value for key, value in whole.items()}
+    body.load_state_dict(whole, assign=True)
+    return zoo.Recognizer(body, spec).eval()
 
 
 def sha8(path: Path) -> str:

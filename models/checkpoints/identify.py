@@ -107,7 +107,7 @@ def with_facts(spec: zoo.ModelSpec, facts: Mapping[str, Any]) -> zoo.ModelSpec:
 
 def expected(name: str, num_classes: int) -> dict[str, tuple[int, ...]]:
     try:
-        return zoo.shapes(zoo.spec(name, num_classes=num_classes))
+        return zoo.shapes(zoo.hollow(zoo.spec(name, num_classes=num_classes)))
     except UsageError as error:
         raise CheckpointError(str(error)) from error
 

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# 14 is one block a stage: the tiny networks of the tests and the demo.
-STAGE_BLOCKS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 Triple = tuple[int, int, int]
 
 
@@ -44,7 +42,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, *, spatial_stride: int = 1, inflated: bool = False) -> None:
+    def __init__(self, in_channels: int, width: int, *, spatial_stride: int, inflated: bool) -> None:
         super().__init__()
         stride = (1, spatial_stride, spatial_stride)
         out_channels = width * self.expansion
@@ -63,26 +61,42 @@ class Bottleneck(nn.Module):
         return out
 
 
-def stage(in_channels: int, width: int, inflate: Sequence[int], *, spatial_stride: int) -> nn.Sequential:
-    """``len(inflate)`` bottlenecks, the first with the stride; ``inflate[i]`` says whether block i looks along time."""
-    blocks: list[nn.Module] = []
-    for index, inflated in enumerate(inflate):
-        first = index == 0
-        blocks.append(
-            Bottleneck(
-                in_channels if first else width * Bottleneck.expansion,
-                width,
-                spatial_stride=spatial_stride if first else 1,
-                inflated=bool(inflated),
-            )
-        )
-    return nn.Sequential(*blocks)
+class BasicBlock(nn.Module):
+    """Two 3x3 (3x3x3 when ``inflated``), the first with the spatial stride, around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, *, spatial_stride: int, inflated: bool) -> None:
+        super().__init__()
+        stride = (1, spatial_stride, spatial_stride)
+        kernel = (3 if inflated else 1, 3, 3)
+        self.conv1 = ConvBN(in_channels, width, kernel, stride)
+        self.conv2 = ConvBN(width, width, kernel)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != width or spatial_stride != 1:
+            self.shortcut = ConvBN(in_channels, width, (1, 1, 1), stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.conv1(x))
+        out: Tensor = self.relu(self.conv2(residual) + self.shortcut(x))
+        return out
+
+
+# depth -> kind of block, blocks a stage; 10 is for the tiny networks of tests and demo.
+STAGES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
+    10: (BasicBlock, (1, 1, 1, 1)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
 
 
 class ResNet3d(nn.Module):
     """The network drawn above: normalised clips [N, in_channels, T, H, W] -> logits [N, num_classes].
 
-    ``inflate``: one value a stage (0 or 1), or a list of one a block. ``conv1_kernel`` is (t, h, w).
+    ``inflate``: which blocks look along time, one value a stage (0 or 1) or a list of one a block. ``conv1_kernel`` is
+    (t, h, w). ``spatial_strides`` are those of the stages' first blocks.
     Weights are drawn from torch's generator in a fixed order: the same seed gives the same network.
     """
 
@@ -98,6 +112,7 @@ class ResNet3d(nn.Module):
         pool1_stride_t: int = 1,
         with_pool1: bool = True,
         inflate: Sequence[int | Sequence[int]] = (0, 0, 1, 1),
+        spatial_strides: Sequence[int] = (1, 2, 2, 2),
         dropout_ratio: float = 0.5,
         zero_init_residual: bool = True,
     ) -> None:
@@ -106,14 +121,19 @@ class ResNet3d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.pool1 = nn.MaxPool3d((1, 3, 3), (pool1_stride_t, 2, 2), (0, 1, 1)) if with_pool1 else nn.Identity()
         channels = base_channels
-        for number, (num_blocks, inflated) in enumerate(zip(STAGE_BLOCKS[depth], inflate, strict=True)):
+        block, num_blocks = STAGES[depth]
+        for number, (num, stride, inflated) in enumerate(zip(num_blocks, spatial_strides, inflate, strict=True)):
             width = base_channels * 2**number
-            per_block = [inflated] * num_blocks if isinstance(inflated, int) else inflated
-            if len(per_block) != num_blocks:
-                raise ValueError(f"res{number + 2} has {num_blocks} blocks at depth {depth}, inflate names {inflated}")
-            blocks = stage(channels, width, per_block, spatial_stride=1 if number == 0 else 2)
+            per_block = [inflated] * num if isinstance(inflated, int) else inflated
+            if len(per_block) != num:
+                raise ValueError(f"res{number + 2} has {num} blocks at depth {depth}, inflate names {inflated}")
+            blocks = nn.Sequential()
+            for index, looks_along_time in enumerate(per_block):
+                blocks.append(
+                    block(channels, width, spatial_stride=1 if index else stride, inflated=bool(looks_along_time))
+                )
+                channels = width * block.expansion
             self.add_module(f"res{number + 2}", blocks)
-            channels = width * Bottleneck.expansion
         self.dropout = nn.Dropout(dropout_ratio)
         self.head = nn.Linear(channels, num_classes)
         initialise(self, zero_init_residual=zero_init_residual)
@@ -135,7 +155,7 @@ class ResNet3d(nn.Module):
 def initialise(net: nn.Module, *, zero_init_residual: bool) -> None:
     """He normal (fan out) for convolutions, normal 0.01 for the classifier; residual branches may start at zero."""
     if next(net.parameters()).is_meta:
-        return  # only shapes are wanted; drawing numbers on "meta" would import torch's compiler, 2 s
+        return  # weights will be put in; drawing numbers on "meta" would import torch's compiler, 2 s
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -144,3 +164,5 @@ def initialise(net: nn.Module, *, zero_init_residual: bool) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, Bottleneck) and zero_init_residual:
             nn.init.zeros_(module.conv3.bn.weight)
+        elif isinstance(module, BasicBlock) and zero_init_residual:
+            nn.init.zeros_(module.conv2.bn.weight)

@@ -61,8 +61,9 @@ class Recipe:
 
 
 def get(name: str, **changes: Any) -> Recipe:
-    """A named recipe; ``changes`` that are not ``None`` replace its fields, ``lr`` meaning the rate at the real batch.
+    """A named recipe; ``changes`` that are not ``None`` replace its fields.
 
+    ``lr`` is meant at the real batch. Other ``epochs`` stretch the whole recipe: warm-up and milestones move along.
     Raises ``UsageError`` for an unknown name, ``BadManifest`` for a row with unknown or missing keys.
     """
     rows = manifests.read("recipes")
@@ -79,4 +80,8 @@ def get(name: str, **changes: Any) -> Recipe:
     changes = {key: value for key, value in changes.items() if value is not None}
     if "lr" in changes:
         changes["lr_batch"] = changes.get("batch", recipe.batch)
+    if "epochs" in changes:
+        stretch = changes["epochs"] / recipe.epochs
+        changes["warmup_epochs"] = recipe.warmup_epochs * stretch
+        changes["milestones"] = tuple(milestone * stretch for milestone in recipe.milestones)
     return dataclasses.replace(recipe, **changes)

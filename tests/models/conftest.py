@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from collections.abc import Callable
@@ -34,6 +35,7 @@ def rule(golden_models: Path) -> Any:
 def golden_state(golden_models: Path, rule: Any) -> Callable[[str], dict[str, torch.Tensor]]:
     """Name of a golden network -> state dict with mmaction2's keys."""
 
+    @functools.cache
     def state(name: str) -> dict[str, torch.Tensor]:
         listed = json.loads((golden_models / f"{name}.json").read_text())["state_dict"]
         return {key: torch.from_numpy(np.asarray(rule.tensor(key, shape))) for key, shape, _ in listed}

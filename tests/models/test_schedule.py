@@ -57,6 +57,14 @@ def test_the_rate_follows_the_batch_unless_it_is_typed() -> None:
     assert recipe.get("slowonly", lr=0.3).scaled_lr == pytest.approx(0.3)
 
 
+def test_other_epochs_stretch_the_recipe() -> None:
+    short, whole = recipe.get("slowonly", epochs=64), dataclasses.replace(BASE, lr_changes="step")
+    short = dataclasses.replace(short, lr_changes="step")
+    for epoch in (0, 3, 8.5, 20, 63):
+        assert learning_rate(short, epoch) == pytest.approx(learning_rate(whole, 4 * epoch))
+    assert learning_rate(recipe.get("tiny", epochs=1), 0.5) > 0
+
+
 @pytest.mark.parametrize("name", list(manifests.read("recipes")))
 def test_every_recipe_is_whole(name: str) -> None:
     assert learning_rate(recipe.get(name), 0) > 0
