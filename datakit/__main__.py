@@ -71,6 +71,8 @@ def _prepare(args: argparse.Namespace) -> int:
     for value, name in ((args.jobs, "--jobs"), (args.limit, "--limit")):
         if value is not None and value < 1:
             raise UsageError(f"{name} {value}: type a number of at least 1")
+    if not (0 < args.allow_damaged <= 1 or args.allow_damaged == NOT_LET_IN):
+        raise UsageError(f"--allow-damaged {args.allow_damaged:g}: type a share of the frames, such as 0.9")
     request = Request(
         name=_set_name(args.name),
         data_root=args.data_root.absolute(),
@@ -124,10 +126,11 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _lists(args: argparse.Namespace) -> int:
     from . import catalog, lists
+    from .annotations import JOURNAL
     from .journal import Journal
 
     set_dir = _set_dir(args)
-    with Journal.open(set_dir / "journal.sqlite") as journal:
+    with Journal.open(set_dir / JOURNAL) as journal:
         allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
         counts = {
             name: lists.write(set_dir, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
@@ -144,12 +147,13 @@ def _lists(args: argparse.Namespace) -> int:
 def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """A row a clip for each variant, from the journal, also while a run is going on; with ``tries``, ``last_utc``."""
     from . import catalog, lists
+    from .annotations import JOURNAL
     from .journal import Journal
     from .layout import stage_of
 
     set_dir = _set_dir(args)
     tables = {}
-    with Journal.read(set_dir / "journal.sqlite") as journal:
+    with Journal.read(set_dir / JOURNAL) as journal:
         allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
         for name in (journal.setting("variants") or "").split():
             tries = journal.tries(stage_of(name))
@@ -210,10 +214,10 @@ def _failed(args: argparse.Namespace) -> int:
 
 
 def _kind(status: str, reason: str | None) -> str:
-    """A reason without what is particular to one file, so that equal ones add up."""
+    """A reason without what is particular to one file (numbers, a decoder's words), so that equal ones add up."""
     import re
 
-    text = re.sub(r"\d+", "N", (reason or "").split(";")[0])
+    text = re.sub(r"\d+", "N", re.split(";|: \\[", reason or "")[0])
     return status if status == "missing" else f"{status}: {text}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections import defaultdict
@@ -19,6 +20,7 @@ VIDEO_SUFFIXES = frozenset(
         *("mp4", "mpeg", "mpg", "mts", "ogv", "rm", "ts", "vob", "webm", "wmv"),
     )
 )
+JOURNAL = "journal.sqlite"  # in the folder of every prepared set
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation"), "val"),
@@ -42,8 +44,8 @@ class ClipSpec:
 def kinetics_csv(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpec]:
     """Rows of an official Kinetics list: ``label,youtube_id,time_start,time_end,split[,is_cc]``, test lists no label.
 
-    The key of a clip is (video, start, end): some videos occur twice. The ``split`` column is not used, files disagree
-    on its spelling. Raises ``BadManifest`` with file and line.
+    The key of a clip is (video, start, end): some videos occur twice. The ``split`` column says nothing new, and files
+    disagree on its spelling; only a row of another split is refused. Raises ``BadManifest`` with file and line.
     """
     known = set(classes)
     specs: dict[str, ClipSpec] = {}
@@ -51,12 +53,14 @@ def kinetics_csv(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpe
         label = row.get("label")
         if label is not None and label not in known:
             raise BadManifest(f"{path}:{line}: {label!r} is none of the {len(known)} classes of this data set")
+        if SPLIT_NAMES.get(row.get("split", "").lower(), split) != split:
+            raise BadManifest(f"{path}:{line}: a row of split {row['split']!r} in the list of {split!r}")
         try:
             start, end = float(row["time_start"]), float(row["time_end"])
-        except ValueError:
+            # int() of the seconds, as every published file name has it
+            clip_id = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
+        except (ValueError, OverflowError):
             raise BadManifest(f"{path}:{line}: time_start and time_end must be seconds") from None
-        # int() of the seconds, as every published file name has it
-        clip_id = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
         spec = ClipSpec(id=clip_id, video=row["youtube_id"], split=split, label=label, start_s=start, end_s=end)
         if specs.setdefault(clip_id, spec) != spec:
             raise BadManifest(f"{path}:{line}: {clip_id} stands here twice with different labels")
@@ -72,7 +76,7 @@ def own_csv(path: Path, raw: Path, default_split: str) -> list[ClipSpec]:
     for line, row in _rows(path, ("path", "label")):
         if not row["path"]:
             raise BadManifest(f"{path}:{line}: the path is empty")
-        entry = (row["label"] or None, _split(row.get("split") or default_split, f"{path}:{line}"))
+        entry = (_label(row["label"]), _split(row.get("split") or default_split, f"{path}:{line}"))
         source = raw / row["path"]
         if not source.exists() and (path.parent / row["path"]).exists():
             source = (path.parent / row["path"]).resolve()
@@ -81,6 +85,8 @@ def own_csv(path: Path, raw: Path, default_split: str) -> list[ClipSpec]:
                 f"{path}:{line}: {row['path']} stood in line {found[source][0]} with another label or split"
             )
         found.setdefault(source, (line, *entry))
+    if not found:
+        raise BadManifest(f"{path} lists no video")
     return _with_ids([(source, label, split) for source, (_, label, split) in found.items()], raw)
 
 
@@ -98,7 +104,7 @@ def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
             continue
         folders = path.relative_to(raw).parent.parts
         splits = [SPLIT_NAMES[part.lower()] for part in folders if part.lower() in SPLIT_NAMES]
-        label = folders[-1] if folders and folders[-1].lower() not in SPLIT_NAMES else None
+        label = _label(folders[-1]) if folders and folders[-1].lower() not in SPLIT_NAMES else None
         entries.append((path, label, splits[-1] if splits else _split(default_split, "--split")))
     if not entries:
         raise UsageError(
@@ -109,15 +115,28 @@ def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
 
 
 def files_below(raw: Path) -> Iterator[Path]:
-    """Every file below ``raw`` but hidden ones (Apple's ``._*`` doubles too), through linked folders, none twice."""
+    """Every file below ``raw``, through linked folders, none twice; in the same order on every machine.
+
+    Hidden files and folders (Apple's ``._*`` doubles too) do not count, nor do prepared sets: our files are no sources.
+    Raises ``BadManifest`` for a name that is no text.
+    """
     seen = set()
     for folder, subfolders, names in os.walk(raw, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above itself
+        if real in seen or JOURNAL in names:  # seen: a link to a folder above itself
             subfolders.clear()
             continue
         seen.add(real)
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:
+                raise BadManifest(
+                    f"{os.fsencode(path)!r}: this name is not UTF-8; rename it, whole folders with: "
+                    f"convmv -r -f latin1 -t utf8 --notest FOLDER"
+                ) from None
+            yield path
 
 
 def safe_name(text: str) -> str:
@@ -179,8 +198,16 @@ def _rows(path: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]
         raise UsageError(f"{path} is not there") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise BadManifest(f"{path} is not a CSV in UTF-8: {error}") from None
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    header = reader.fieldnames or []
+    # strict: a quote that is never closed would swallow the rows below it
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        return _checked_rows(reader, path, needed)
+    except csv.Error as error:
+        raise BadManifest(f"{path}:{reader.line_num}: {error}; is a quotation mark not closed?") from None
+
+
+def _checked_rows(reader: csv.DictReader[str], path: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
     lacking = [name for name in needed if name not in header]
     if lacking:
         raise BadManifest(
@@ -190,8 +217,17 @@ def _rows(path: Path, needed: tuple[str, ...]) -> list[tuple[int, dict[str, str]
     for row in reader:
         if any(row[name] is None for name in needed):
             raise BadManifest(f"{path}:{reader.line_num}: fewer columns than the first line names")
+        if any(row.get(None, [])):
+            raise BadManifest(
+                f"{path}:{reader.line_num}: more columns than the first line names; a name with a comma needs quotes"
+            )
         rows.append((reader.line_num, {key: value.strip() for key, value in row.items() if isinstance(value, str)}))
     return rows
+
+
+def _label(text: str) -> str | None:
+    """A class name on one line: ``classes.txt`` holds one a line."""
+    return " ".join(text.split()) or None
 
 
 def _split(name: str, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -10,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from .errors import EXIT_INTERRUPTED, KitError
+from .errors import EXIT_INTERRUPTED, DataError, KitError
 
 T = TypeVar("T")
 LINE_EVERY_S = 30.0
+_DISK_AT_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:
@@ -34,6 +36,11 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
     except BrokenPipeError:  # `... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if error.errno not in _DISK_AT_FAULT:
+            raise
+        print(f"{error}; mend that and run the same command again: what is finished stays", file=sys.stderr)
+        code = DataError.exit_code
     sys.exit(code)
 
 

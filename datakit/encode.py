@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import ffmpeg
@@ -26,6 +27,7 @@ from .catalog import Variant
 from .errors import Retryable, ToolMissing, Unreadable
 from .probe import MediaInfo
 
+LARGEST_SIDE_PX = 16384  # x264 takes no more
 SECONDS_PER_SOURCE = 4 * 3600  # a decoder that hangs must not hold a worker for ever
 _QUIETLY = ("-hide_banner", "-nostdin", "-loglevel", "level+error", "-filter_complex_threads", "1", "-y")
 # Said at error level of many sound files: references that a cut or an old encoder left dangling, clocks that jump.
@@ -93,7 +95,8 @@ def encode(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], w
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_PER_SOURCE)
         complaints = _plain(done.stderr)
-        stopped = done.returncode < 0 or "received signal" in done.stderr
+        # Killed, or asked to stop (Ctrl-C, kill), which ends in 255 without a word at this level.
+        stopped = done.returncode < 0 or done.returncode == 255
         if stopped or "No space left on device" in done.stderr:
             raise Retryable(complaints or f"ffmpeg was stopped, code {done.returncode}")
         if done.returncode != 0:
@@ -115,8 +118,7 @@ def encode(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], w
 
 def complaints(source: Path) -> str:
     """What ffmpeg says when it decodes ``source`` and throws the pictures away: empty for a sound file."""
-    picture = ffmpeg.input(f"file:{source}", threads=1, flags="+bitexact").video
-    graph = ffmpeg.output(picture, "-", f="null", fps_mode="passthrough").global_args(*_QUIETLY)
+    graph = ffmpeg.output(_picture(source), "-", f="null", fps_mode="passthrough").global_args(*_QUIETLY)
     done = subprocess.run(
         graph.compile(cmd=ffmpeg_program()),
         capture_output=True,
@@ -184,8 +186,7 @@ def sha256_file(path: Path) -> str:
 
 
 def _command(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], parts: Sequence[Path]) -> list[str]:
-    # The path goes in as file:..., so that a name such as "-a:b.mp4" is a name and not an option or a protocol.
-    video = ffmpeg.input(f"file:{source}", threads=1, flags="+bitexact").video
+    video = _picture(source)
     branches = video.split() if len(jobs) > 1 else [video]
     outputs = []
     for number, ((variant, (width, height), tag), part) in enumerate(zip(jobs, parts, strict=True)):
@@ -224,12 +225,27 @@ def _command(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]],
     return [str(word) for word in graph.global_args(*_QUIETLY).compile(cmd=ffmpeg_program())]
 
 
+def _picture(source: Path) -> Any:
+    """The first video stream that is no cover picture, as ``reader.video_stream`` picks it."""
+    # The path goes in as file:..., so that a name such as "-a:b.mp4" is a name and not an option or a protocol.
+    return ffmpeg.input(f"file:{source}", threads=1, flags="+bitexact")["V"]
+
+
 def _plain(stderr: str) -> str:
     """ffmpeg's complaints without addresses, repeats and the run's own paths: the same text on every run."""
     lines = []
     for line in stderr.splitlines():
         text = re.sub(r" @ 0x[0-9a-f]+", "", line).replace("[error] ", "").replace("[fatal] ", "").strip()
         text = re.sub(r"file:\S*", "the file", text)
-        if text and text not in lines and not _HARMLESS.search(text):
+        if text and text not in lines and not _HARMLESS.search(text) and not _of_sound(text):
             lines.append(text)
     return "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+
+
+def _of_sound(complaint: str) -> bool:
+    """Whether a decoder of sound or subtitles said it: ffmpeg tries them all when it opens a file, we drop them."""
+    said_by = re.match(r"\[(\w+)\]", complaint)
+    try:
+        return said_by is not None and av.Codec(said_by[1]).type != "video"
+    except ValueError:  # no decoder of that name: the container said it
+        return False

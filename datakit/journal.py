@@ -60,8 +60,14 @@ class Journal:
 
         Raises ``UsageError`` when another process holds it, ``BadManifest`` when it is no journal of this version.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise UsageError(
+                f"{path.parent} cannot be written to ({error.strerror}); type --data-root with a folder that can"
+            ) from None
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import catalog, console, encode, files, lists, manifest, probe, runner
-from .annotations import SPLIT_NAMES, ClipSpec, class_folders, kinetics_csv, own_csv
+from .annotations import JOURNAL, SPLIT_NAMES, ClipSpec, class_folders, kinetics_csv, own_csv
 from .catalog import Dataset, Variant
 from .errors import Damaged, ItemError, Refused, Retryable, UsageError
 from .journal import Journal, Outcome
@@ -53,11 +53,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One file to make: its variant, where it goes, and its hash if the journal believes it to be there."""
+    """One file to make: its variant, its name in the variant's folder, and what the journal knows of such a file."""
 
     variant: Variant
-    path: Path
-    sha256: str
+    folder: Path
+    name: str
+    sha256: str = ""
+    old_name: str = ""
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,9 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
     """
     encode.ffmpeg_program()
     dataset = catalog.dataset(request.name)
-    with Journal.open(request.set_dir / "journal.sqlite") as journal:
+    if request.raw is not None and request.raw.resolve() == request.set_dir.resolve():
+        raise UsageError(f"{request.raw} is where the prepared set would go; type another NAME or --data-root DIR")
+    with Journal.open(request.set_dir / JOURNAL) as journal:
         splits, specs = clips_asked_for(request, dataset, journal)
         journal.replace_clips(splits, specs)
         journal.set_setting("allow_damaged", str(request.allow_damaged))
@@ -124,7 +132,7 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
     for split in dataset.splits:
         if request.splits and split.name not in request.splits:
             continue
-        table = _annotation_file(request, split.files, raw)
+        table = _annotation_file(request, dataset, split.files, raw)
         if table is None:
             if request.splits:
                 raise UsageError(
@@ -150,6 +158,12 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
 
 
 def _own_clips(request: Request, raw: Path, journal: Journal) -> tuple[set[str], list[ClipSpec]]:
+    for name in request.splits:
+        if name not in SPLIT_NAMES:
+            raise UsageError(
+                f"no split {name!r}; type --split with one of: {', '.join(sorted(set(SPLIT_NAMES.values())))}"
+            )
+    wanted = {SPLIT_NAMES[name] for name in request.splits}
     default = request.splits[0] if request.splits else "val"
     # A second run that names neither folder nor list means those of the first.
     labels = request.labels or (Path(known) if not request.raw and (known := journal.setting("labels")) else None)
@@ -170,8 +184,15 @@ def _own_clips(request: Request, raw: Path, journal: Journal) -> tuple[set[str],
             f"note: nothing says which split the clips are in; all are {default!r} (--split changes that)",
             file=sys.stderr,
         )
-    if request.splits:
-        return set(request.splits), [spec for spec in specs if spec.split in request.splits]
+    if without := sum(spec.label is None for spec in specs):
+        print(f"note: {without} clips have no label; lists say -1", file=sys.stderr)
+    there = {spec.split for spec in specs}
+    if wanted - there:
+        raise UsageError(
+            f"no clip is in split {min(wanted - there)!r}; type --split with one of: {', '.join(sorted(there))}"
+        )
+    if wanted:
+        return wanted, [spec for spec in specs if spec.split in wanted]
     # The whole list is this one: a clip that left it leaves the set.
     return set(SPLIT_NAMES.values()), specs
 
@@ -186,11 +207,15 @@ def _annotation_folders(request: Request, raw: Path) -> list[Path]:
     ]
 
 
-def _annotation_file(request: Request, names: Sequence[str], raw: Path) -> Path | None:
+def _annotation_file(request: Request, dataset: Dataset, names: Sequence[str], raw: Path) -> Path | None:
     given = request.annotations
     if given is not None and given.is_file():
         # One file speaks for one split: the one asked for, or the one its name says.
-        return given if len(request.splits) == 1 or given.name in names else None
+        if len(request.splits) == 1 or given.name in names:
+            return given
+        if any(given.name in split.files for split in dataset.splits):
+            return None
+        raise UsageError(f"which split does {given} list? type one --split (make: SPLIT=val)")
     if given is not None and not given.is_dir():
         raise UsageError(f"{given} is not there; type --annotations with the official CSV or the folder that holds it")
     folders = [given] if given is not None else _annotation_folders(request, raw)
@@ -208,14 +233,13 @@ def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: P
         source_sha256 = sources[spec.id].data["sha256"] if unchanged else None
         targets = []
         for variant in request.variants:
-            path = request.set_dir / variant.name / final_path(spec)
+            target = Target(variant=variant, folder=request.set_dir / variant.name, name=str(final_path(spec)))
             known = before[variant.name].get(spec.id)
             if known is not None and source_sha256 and known.key == key(source_sha256, variant):
-                if _settled(known, path, request):
+                if _settled(known, target.path, request):
                     continue
-                targets.append(Target(variant=variant, path=path, sha256=known.data.get("sha256", "")))
-            else:
-                targets.append(Target(variant=variant, path=path, sha256=""))
+                target = replace(target, sha256=known.data.get("sha256", ""), old_name=known.data.get("name", ""))
+            targets.append(target)
         if targets:
             listed_s = spec.end_s - spec.start_s if spec.start_s is not None and spec.end_s is not None else None
             yield Job(
@@ -291,10 +315,22 @@ def _make(job: Job, source_sha256: str) -> dict[str, dict[str, Any]]:
             f"{info.duration_s:.0f} s long where the list says {job.listed_s:g} s: the whole video, not the clip?"
         )
     sizes = {target: target.variant.size(info.displayed_width, info.displayed_height) for target in job.targets}
-    tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target])) for target in job.targets}
-    checked = {target: kept for target in job.targets if (kept := _keep(target, tags[target])) is not None}
+    refused = {
+        target.variant.name: {
+            "status": "failed",
+            "error": Refused.__name__,
+            "message": f"the picture would be {size[0]}x{size[1]}, H.264 takes {encode.LARGEST_SIDE_PX} at most",
+        }
+        for target, size in sizes.items()
+        if max(size) > encode.LARGEST_SIDE_PX
+    }
+    targets = [target for target in job.targets if target.variant.name not in refused]
+    if not targets:
+        return refused
+    tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target])) for target in targets}
+    checked = {target: kept for target in targets if (kept := _keep(target, tags[target])) is not None}
     groups: dict[str, list[Target]] = {}
-    for target in job.targets:
+    for target in targets:
         if target not in checked:
             groups.setdefault(tags[target], []).append(target)
     orders = [(group[0].variant, sizes[group[0]], tag) for tag, group in groups.items()]
@@ -313,14 +349,21 @@ def _make(job: Job, source_sha256: str) -> dict[str, dict[str, Any]]:
                     _place(one.part, target.path)
     finally:
         encode.discard([one.part for one in encoded])
-    return {
-        target.variant.name: {**verdict, "data": {**verdict["data"], **_facts(checked[target], target.path)}}
-        for target in job.targets
+    return refused | {
+        target.variant.name: {**verdict, "data": {**verdict["data"], **_facts(checked[target], target)}}
+        for target in targets
     }
 
 
 def _keep(target: Target, tag: str) -> encode.Checked | None:
-    """A file that already has the final name and says it is what we would make: taken if it is whole."""
+    """A file that already has the final name and says it is what we would make: taken if it is whole.
+
+    A clip that changed its label or split is such a file under its old name.
+    """
+    old = target.folder / target.old_name
+    if not target.path.exists() and old.is_file():
+        target.path.parent.mkdir(parents=True, exist_ok=True)
+        old.replace(target.path)
     if not target.path.is_file() or encode.read_tag(target.path) != tag:
         return None
     try:
@@ -337,7 +380,9 @@ def _verdict(frames: int, info: probe.MediaInfo, complaints: str) -> dict[str, A
         return {"status": "ok", "error": "", "message": "", "data": {"share": 1.0}}
     share = min(1.0, frames / max(1, info.expected_frames))
     reason = complaints or "the file ends before its header says"
-    message = f"{frames} of {info.expected_frames} frames can be decoded: {reason}"
+    whole = f"all {frames} frames can be decoded, but with errors"
+    part = f"{frames} of {info.expected_frames} frames can be decoded"
+    message = f"{whole if share == 1 else part}: {reason}"
     return {"status": "damaged", "error": Damaged.__name__, "message": message, "data": {"share": round(share, 4)}}
 
 
@@ -353,13 +398,13 @@ def _place(part: Path, final: Path) -> None:
     link.replace(final)
 
 
-def _facts(checked: encode.Checked, path: Path) -> dict[str, Any]:
-    """What the manifest will say of a file, and how the next run sees that it is untouched."""
-    if not path.is_file():
+def _facts(checked: encode.Checked, target: Target) -> dict[str, Any]:
+    """What the manifest will say of a file, and how the next run sees that it is untouched, or where it was."""
+    if not target.path.is_file():
         return {}
     facts = asdict(checked)
     del facts["tag"]
-    return {**facts, "stat": _stat(path), "encoder": encode.encoder_name()}
+    return {**facts, "stat": _stat(target.path), "name": target.name, "encoder": encode.encoder_name()}
 
 
 def _stat(path: Path) -> list[int]:

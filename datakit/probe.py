@@ -32,10 +32,12 @@ class MediaInfo:
 
 def media_info(path: Path) -> MediaInfo:
     """Open ``path``, decode one frame, walk the packets. Raises ``Unreadable`` or ``Refused`` (HDR)."""
+    if path.stat().st_size == 0:
+        raise Unreadable(f"{path.name}: the file is empty")
     index = reader.packet_index(path)
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+            stream = reader.video_stream(container, path)
             stream.codec_context.thread_count = 1
             frame = next(container.decode(stream), None)
             if frame is None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 import numpy.typing as npt
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from .errors import Unreadable
@@ -70,9 +71,7 @@ class Video:
         except (OSError, av.FFmpegError) as error:
             raise Unreadable(f"{path}: {_reason(error)}") from error
         try:
-            if not self._container.streams.video:
-                raise Unreadable(f"{path}: no video stream")
-            self._stream = self._container.streams.video[0]
+            self._stream = video_stream(self._container, path)
             # One thread: the caller runs many files side by side, and slices would not speed up one small file.
             self._stream.codec_context.thread_count = 1
             first = self._first_frame()
@@ -243,8 +242,16 @@ class Video:
     def _reopen(self) -> None:
         self._container.close()
         self._container = av.open(str(self.path))
-        self._stream = self._container.streams.video[0]
+        self._stream = video_stream(self._container, self.path)
         self._stream.codec_context.thread_count = 1
+
+
+def video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:
+    """The first video stream that is no cover picture. Raises ``Unreadable`` when there is none."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise Unreadable(f"{path}: no video stream{', only a cover picture' if container.streams.video else ''}")
 
 
 def packet_index(path: str | Path) -> PacketIndex:
@@ -253,9 +260,7 @@ def packet_index(path: str | Path) -> PacketIndex:
     timed = True
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise Unreadable(f"{path}: no video stream")
-            for packet in container.demux(container.streams.video[0]):
+            for packet in container.demux(video_stream(container, path)):
                 if packet.size == 0 or packet.is_discard:
                     continue
                 timed = timed and packet.pts is not None
@@ -274,4 +279,7 @@ def packet_index(path: str | Path) -> PacketIndex:
 
 def _reason(error: Exception) -> str:
     """An error's text without the file name, which the caller puts in front."""
-    return (getattr(error, "strerror", None) or str(error)).strip()
+    text: str = (getattr(error, "strerror", None) or str(error)).strip()
+    if isinstance(error, av.InvalidDataError):
+        return f"no video in it, or cut off before its index ({text})"
+    return text

@@ -68,7 +68,7 @@ def _parallel(
         batch_size=1,
         pre_dispatch=1 if num_jobs == 1 else "2 * n_jobs",
     )
-    yield from parallel(joblib.delayed(_guarded)(work, job, name(job), stage, notes) for job in jobs)
+    yield from parallel(joblib.delayed(_guarded)(work, job, name(job), stage, notes, os.getpid()) for job in jobs)
 
 
 def _alone(work: Callable[[Job], Outcome], job: Job, name: Callable[[Job], str], stage: str, notes: Path) -> Outcome:
@@ -80,12 +80,14 @@ def _alone(work: Callable[[Job], Outcome], job: Job, name: Callable[[Job], str],
         return Outcome(id=name(job), stage=stage, status="failed", error=WorkerDied.__name__, message=message)
 
 
-def _guarded(work: Callable[[Job], Outcome], job: Job, item: str, stage: str, notes: Path) -> Outcome:
+def _guarded(work: Callable[[Job], Outcome], job: Job, item: str, stage: str, notes: Path, parent: int) -> Outcome:
     """Run in the worker: whatever happens becomes an outcome. The one place that catches everything."""
+    if os.getppid() != parent:
+        os._exit(1)  # the run was killed: whoever runs it again does this item, not both
     note = notes / f"{os.getpid()}.working"
-    note.write_text(item)
     start = time.monotonic()
     try:
+        note.write_text(item)
         outcome = work(job)
     except ItemError as error:
         outcome = Outcome(id=item, stage=stage, status="failed", error=type(error).__name__, message=str(error))

@@ -15,9 +15,9 @@ MakeVideo = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_video() -> MakeVideo:
-    """``make_video(path, width=64, height=48, frames=12, fps=12, seed=0, before=(), after=())``: testsrc2 as H.264.
+    """``make_video(path, width=64, height=48, frames=12, fps=12, seed=0, sound=(), after=())``: testsrc2 as H.264.
 
-    ``before`` are options of the input (``-display_rotation 90``), ``after`` of the output.
+    ``sound`` is a second input of ffmpeg, ``after`` are options of the output.
     """
 
     def make(
@@ -28,12 +28,13 @@ def make_video() -> MakeVideo:
         frames: int = 12,
         fps: int = 12,
         seed: int = 0,
+        sound: tuple[str, ...] = (),
         after: tuple[str, ...] = ("-c:v", "libx264"),
     ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = f"testsrc2=size={width}x{height}:rate={fps},hue=h={37 * seed}"
-        command = [encode.ffmpeg_program(), "-v", "error", "-y", "-f", "lavfi", "-i", picture, "-frames:v", str(frames)]
-        subprocess.run([*command, *after, str(path)], check=True)
+        command = [encode.ffmpeg_program(), "-v", "error", "-y", "-f", "lavfi", "-i", picture]
+        subprocess.run([*command, *sound, "-frames:v", str(frames), *after, str(path)], check=True)
         return path
 
     return make

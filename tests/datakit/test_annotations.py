@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,10 @@ def test_published_names_are_found(tmp_path: Path) -> None:
     [
         ("juggling cats,aaaaaaaaaaa,1,11,val", r"val\.csv:3: 'juggling cats' is none of the 1 classes"),
         ("yoga,aaaaaaaaaaa,one,11,val", r"val\.csv:3: time_start and time_end"),
+        ("yoga,aaaaaaaaaaa,inf,11,val", r"val\.csv:3: time_start and time_end"),
+        ("yoga,aaaaaaaaaaa,1,11,train", r"val\.csv:3: a row of split 'train' in the list of 'val'"),
         ("yoga,aaaaaaaaaaa", r"val\.csv:3: fewer columns"),
+        ("yoga,in bed,aaaaaaaaaaa,1,11,val", r"val\.csv:3: more columns"),
     ],
 )
 def test_bad_rows_are_named_by_line(tmp_path: Path, row: str, message: str) -> None:
@@ -91,6 +95,31 @@ def test_own_csv(tmp_path: Path) -> None:
     table.write_text("file,label\na/1.mp4,wave\n")
     with pytest.raises(BadManifest, match="path is not there"):
         own_csv(table, tmp_path, "val")
+
+
+def test_own_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_bytes('\ufeffpath , label,\r\n a/1.mp4 , wave ,\r\n\r\n"b\u20282.mp4","stand\nup",\r\n'.encode())
+    specs = own_csv(table, tmp_path, "val")
+    assert [(s.source and s.source.name, s.label) for s in specs] == [("1.mp4", "wave"), ("b\u20282.mp4", "stand up")]
+    for content, message in (
+        ('a/1.mp4,"wave\na/2.mp4,jump\n', "is a quotation mark not closed"),  # else the second row is gone
+        ("a/1,2.mp4,wave\n", r"labels\.csv:2: more columns than the first line names"),
+        ("", "lists no video"),
+    ):
+        table.write_text(f"path,label\n{content}")
+        with pytest.raises(BadManifest, match=message):
+            own_csv(table, tmp_path, "val")
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "ok.mp4").touch()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")).touch()
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    with pytest.raises(BadManifest, match=r"caf.*is not UTF-8; rename it"):
+        class_folders(tmp_path, "val")
 
 
 def test_class_folders_and_names_that_collide(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from datakit import catalog, encode, manifest, reader
 from datakit.__main__ import main
-from datakit.errors import UsageError
+from datakit.errors import Retryable, UsageError
 
 Make = Callable[..., Path]
 
@@ -76,7 +76,7 @@ def test_class_folders_from_raw_to_lists(
             with reader.open(clip.path) as video:
                 assert video.num_frames == clip.frames
     assert main(["failed", "mine", "--data-root", str(tmp_path / "data")]) == 0
-    assert "empty  unreadable: Invalid data found when processing input  [256p, 340x256]" in capsys.readouterr().out
+    assert "empty  unreadable: the file is empty  [256p, 340x256]" in capsys.readouterr().out
     assert main(["verify", "mine", "--data-root", str(tmp_path / "data")]) == 0
     damaged = by_id["a"].path
     assert damaged is not None
@@ -270,6 +270,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path, class_folders: Path) -> No
         (["prepare", "mine", "--raw", ".", "--variant", "257p"], "no variant '257p'; type --variant with one of: 256p"),
         (["prepare", "mine", "--raw", "."], "which variant"),
         (["prepare", "../up", "--raw", ".", "--variant", "256p"], "cannot name a set"),
+        (["prepare", "mine", "--raw", ".", "--variant", "256p", "--allow-damaged", "90"], "type a share of the frames"),
         (["status", "mine"], "nothing was prepared"),
     ],
 )
@@ -363,3 +364,109 @@ def test_status_while_a_first_run_goes_on(
     capsys.readouterr()
     assert main(["status", "mine", "--data-root", str(tmp_path / "data")]) == 0
     assert "2 ok, 1 pending" in capsys.readouterr().out
+
+
+def test_what_we_wrote_is_no_source(tmp_path: Path, make_video: Make) -> None:
+    """The data root below the folder of the videos, as ``--raw .`` with the default root has it."""
+    raw = tmp_path / "videos"
+    make_video(raw / "wave/a.mp4")
+    make_video(raw / ".trash/wave/b.mp4")
+    for _ in range(2):
+        assert prepare(raw / "data", raw) == 0
+        assert [clip.id for clip in manifest.read(raw / "data/mine/256p").clips] == ["a"]
+    with pytest.raises(UsageError, match="is where the prepared set would go"):
+        prepare(tmp_path, raw, name="videos")
+    assert not list(raw.glob("journal*"))
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """An MP4 whose first "video" stream is its cover, and a song with a cover."""
+    cover, film = tmp_path / "cover.jpg", make_video(tmp_path / "film.mp4")
+    ffmpeg = [encode.ffmpeg_program(), "-v", "error", "-y"]
+    subprocess.run([*ffmpeg, "-f", "lavfi", "-i", "testsrc2=size=32x32", "-frames:v", "1", cover], check=True)
+    (tmp_path / "raw/x").mkdir(parents=True)
+    sound = ("-f", "lavfi", "-i", "sine=d=0.2", "-map", "0", "-map", "1", "-c:v", "copy", "-c:a", "aac")
+    as_cover = ("-disposition:v:0", "attached_pic")
+    subprocess.run([*ffmpeg, "-i", cover, *sound, *as_cover, tmp_path / "raw/x/song.mp4"], check=True)
+    covered = tmp_path / "covered.mp4"
+    subprocess.run(
+        [*ffmpeg, "-i", cover, "-i", film, "-map", "0", "-map", "1", "-c", "copy", *as_cover, covered], check=True
+    )
+    # Streams count in the order of the file; ffmpeg writes the cover's box (udta) last, some programs first.
+    content = covered.read_bytes()
+    track, cover_box = content.index(b"trak") - 4, content.index(b"udta") - 4
+    end = cover_box + int.from_bytes(content[cover_box : cover_box + 4], "big")
+    (tmp_path / "raw/x/film.mp4").write_bytes(
+        content[:track] + content[cover_box:end] + content[track:cover_box] + content[end:]
+    )
+    assert prepare(tmp_path / "data", tmp_path / "raw") == 5
+    clips = {clip.id: clip for clip in manifest.read(tmp_path / "data/mine/256p").clips}
+    assert (clips["film"].frames, clips["film"].width) == (12, 342)
+    assert clips["song"].reason == "no video stream, only a cover picture"
+
+
+def test_broken_sound_does_not_make_a_damaged_video(tmp_path: Path, make_video: Make) -> None:
+    import av
+
+    whole = make_video(
+        tmp_path / "raw/x/a.avi", after=("-c:v", "mpeg4", "-c:a", "mp3"), sound=("-f", "lavfi", "-i", "sine=d=1")
+    )
+    content = bytearray(whole.read_bytes())
+    with av.open(str(whole)) as container:
+        for packet in container.demux(audio=0):
+            if packet.size:
+                at = content.index(bytes(packet))
+                content[at : at + packet.size] = bytes(255 - byte for byte in bytes(packet))
+    whole.write_bytes(content)
+    said = subprocess.run([encode.ffmpeg_program(), "-v", "error", "-i", whole, "-map", "0:v", "-f", "null", "-"],
+                          capture_output=True, text=True, check=True).stderr  # fmt: skip
+    assert "[mp3float" in said
+    assert prepare(tmp_path / "data", tmp_path / "raw") == 0
+
+
+def test_a_stopped_ffmpeg_is_tried_again(
+    tmp_path: Path, class_folders: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C reaches ffmpeg too: it ends with 255 and says nothing. That is no property of the clip."""
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\nexit 255\n")
+    fake.chmod(0o755)
+    make_video(tmp_path / "a.mp4")
+    monkeypatch.setattr(encode, "ffmpeg_program", lambda: str(fake))
+    with pytest.raises(Retryable):
+        encode.encode(tmp_path / "a.mp4", [(catalog.variant("256p"), (342, 256), "tag")], tmp_path)
+
+
+def test_a_new_label_moves_the_file_and_encodes_nothing(tmp_path: Path, class_folders: Path) -> None:
+    root = tmp_path / "data"
+    prepare(root, class_folders)
+    before = files_of(root)
+    (class_folders / "train/wave/a.mp4").rename(class_folders / "train/jump high/a.mp4")
+    prepare(root, class_folders)
+    after = files_of(root)
+    assert after.pop("mine/256p/train/jump_high/a.mp4") == before.pop("mine/256p/train/wave/a.mp4")
+    assert after == before
+
+
+def test_a_size_that_cannot_be_encoded_is_refused_for_that_variant_alone(tmp_path: Path, make_video: Make) -> None:
+    make_video(tmp_path / "raw/x/strip.mp4", width=1100, height=16, frames=2)
+    assert prepare(tmp_path / "data", tmp_path / "raw", variants=("256p", "native")) == 5
+    (refused,) = manifest.read(tmp_path / "data/mine/256p").clips
+    assert (refused.status, refused.reason) == ("refused", "the picture would be 17600x256, H.264 takes 16384 at most")
+    (clip,) = manifest.read(tmp_path / "data/mine/native").clips
+    assert (clip.status, clip.width, clip.height) == ("ok", 1100, 16)
+
+
+def test_splits_are_those_of_the_list(tmp_path: Path, class_folders: Path) -> None:
+    with pytest.raises(UsageError, match="no split 'vall'; type --split with one of: test, train, val"):
+        prepare(tmp_path / "data", class_folders, "--split", "vall")
+    with pytest.raises(UsageError, match="no clip is in split 'test'; type --split with one of: train, val"):
+        prepare(tmp_path / "data", class_folders, "--split", "test")
+    assert prepare(tmp_path / "data", class_folders, "--split", "training") == 0
+    assert {clip.split for clip in manifest.read(tmp_path / "data/mine/256p").clips} == {"train"}
+
+
+def test_a_root_that_cannot_be_written_to(tmp_path: Path, class_folders: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be written to \(Not a directory\); type --data-root"):
+        prepare(tmp_path / "file", class_folders)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -44,3 +46,35 @@ def test_journal_counts_tries_and_keeps_the_last_outcome(tmp_path: Path) -> None
     with Journal.read(tmp_path / "journal.sqlite") as journal:
         assert journal.outcomes("s")["a"].data == {"frames": 3}
         assert {id_: count for id_, (count, _) in journal.tries("s").items()} == {"a": 2, "b": 1}
+
+
+def test_workers_take_no_new_item_when_the_run_is_killed(tmp_path: Path) -> None:
+    """Only the main process dies: what its workers had queued must not be done behind the back of the next run."""
+    code = (
+        "import pathlib, sys, time\n"
+        "from datakit import runner\n"
+        "from datakit.journal import Outcome\n"
+        "def work(job):\n"
+        "    pathlib.Path(sys.argv[1], job).touch(); time.sleep(0.5)\n"
+        "    return Outcome(id=job, stage='s', status='ok')\n"
+        "notes = pathlib.Path(sys.argv[2])\n"
+        "list(runner.run(work, [f'{n}' for n in range(40)], name=str, stage='s', num_jobs=2, notes=notes))\n"
+    )
+    done, notes = tmp_path / "done", tmp_path / "notes"
+    done.mkdir()
+    notes.mkdir()
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, program, done, notes],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    while not list(done.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(0.2)
+    begun = len(list(done.iterdir()))
+    time.sleep(1.5)
+    assert len(list(done.iterdir())) == begun
