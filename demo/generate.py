@@ -41,7 +41,7 @@ Frames = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 Fault = Literal["", "cut", "cut-index", "corrupted", "empty", "text", "sound-only", "1-frame", "3-frames", "missing"]
 
-DRAWING = 4  # raise it when the same seed would give other pictures: existing folders are then made anew
+DRAWING = 5  # raise it when the same seed would give other pictures: existing folders are then made anew
 MARKER = "generated.json"
 
 # ---- classes: axis of the state (across, down, log size, angle) and sign ----
@@ -61,8 +61,8 @@ NUM_THINGS = 2
 SPEED_PER_S = np.array([0.45, 0.45, 0.55, 2.0])
 SPEED_SPREAD = (0.7, 1.4)  # a thing's own speed is SPEED_PER_S times a number from here
 DRIFT = 0.1  # and along the axes that are not its class's at most this share of SPEED_PER_S
-RADIUS = (0.15, 0.45)
-PERIOD = np.array([1.2, 1.2, math.log(RADIUS[1] / RADIUS[0]), math.tau])  # size of the torus along each axis
+RADIUS = (0.12, 0.36)
+PERIOD = np.array([0.9, 0.9, math.log(RADIUS[1] / RADIUS[0]), math.tau])  # size of the torus along each axis
 SHAKE = 0.012  # standard deviation of the camera's shaking, each way
 SHAKE_LIMIT = 0.04
 TEXTURE_PX = 256
@@ -307,10 +307,10 @@ def _texture(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
 
 def _background(rng: np.random.Generator, height: int, width: int, short_px: int) -> npt.NDArray[np.uint32]:
     """Smooth noise, coarse and fine, of the same look at every size."""
-    base = rng.uniform(70, 185, 3)
+    base = rng.uniform(90, 165, 3)
     coarse = _noise(rng, height, width, 3 * height / short_px)
     fine = _noise(rng, height, width, 12 * height / short_px)
-    return _pack(base + 25 * coarse + 12 * fine)
+    return _pack(base + 15 * coarse + 8 * fine)
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cells_down: float) -> Floats:
