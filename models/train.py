@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = {
         "network": args.network,
-        "recipe": json.loads(json.dumps(asdict(how))),
+        **json.loads(json.dumps(asdict(how))),
         "seed": args.seed,
         "deterministic": args.deterministic,
         "clips": data.list_id(clips),

@@ -29,6 +29,7 @@ from .recipe import Recipe
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 CROP_TRIES = 10
+MID_GREY = 128.0
 BATCHES_AHEAD = 3
 
 
@@ -129,6 +130,15 @@ def resized(x: Tensor, height: int, width: int) -> Tensor:
     return smooth.round_().to(torch.uint8)
 
 
+def recoloured(x: Tensor, mix: float, random: np.random.Generator) -> Tensor:
+    """uint8 [T, 3, H, W] with its colours turned about mid-grey: (1 - mix) as they are, mix as a random rotation or
+    reflection of the colour space has them; the same for all frames."""
+    rotation, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    matrix = torch.from_numpy((1 - mix) * np.eye(3) + mix * rotation).float()
+    turned = torch.einsum("dc,tchw->tdhw", matrix, x.float() - MID_GREY) + MID_GREY
+    return turned.round_().clamp_(0, 255).to(torch.uint8)
+
+
 class TrainingClips:
     """Clips to train on, with a label each; the frames of small sets are kept in memory after their first reading."""
 
@@ -188,6 +198,8 @@ class TrainingClips:
         top, left, height, width = crop_box(frames.shape[2], frames.shape[3], self._recipe, random)
         side = self._spec.train_crop_px
         x = resized(frames[:, :, top : top + height, left : left + width], side, side)
+        if self._recipe.colour_mix:
+            x = recoloured(x, self._recipe.colour_mix, random)
         if self._recipe.flip and random.random() < 0.5:
             x = x.flip(-1)
         return Sample(clip=clip, x=x.transpose(0, 1))

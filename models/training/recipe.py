@@ -35,6 +35,7 @@ class Recipe:
     crop_area: tuple[float, float]
     crop_aspect: tuple[float, float]
     flip: bool
+    colour_mix: float = 0.0
     label_smoothing: float = 0.0
     validate_every: int = 1
 

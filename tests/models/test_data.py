@@ -97,6 +97,19 @@ def test_memory_is_counted_before_it_is_taken(make_clips: Make) -> None:
     assert data.memory_needed([dataclasses.replace(clips[0], width=None)], 20) == float("inf")
 
 
+def test_colours_turn_about_grey_and_alike_in_all_frames() -> None:
+    x = torch.randint(90, 166, (2, 3, 4, 5), dtype=torch.uint8)
+    x[1] = x[0]
+    assert torch.equal(data.recoloured(x, 0.0, np.random.default_rng(0)), x)
+    grey = torch.full((1, 3, 2, 2), 128, dtype=torch.uint8)
+    assert torch.equal(data.recoloured(grey, 1.0, np.random.default_rng(0)), grey)
+    turned = data.recoloured(x, 1.0, np.random.default_rng(0))
+    assert torch.equal(turned[0], turned[1])
+    lengths = [(one.float() - 128).norm(dim=1) for one in (x, turned)]
+    assert torch.allclose(*lengths, atol=1.0)  # a rotation keeps the distance to grey
+    assert not torch.allclose(x.float(), turned.float(), atol=8.0)
+
+
 def test_flip_mirrors_half_of_the_clips(make_clips: Make) -> None:
     clips = make_clips(num_clips=1, num_frames=14, bright_left=True)
     how = dataclasses.replace(HOW, flip=True, crop_area=(1, 1), crop_aspect=(1.3, 1.4))

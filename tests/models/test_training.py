@@ -29,7 +29,7 @@ def run(clips: list[Any], out: Path, *, stop_after: int | None = None, **changes
     torch.manual_seed(7)
     net = zoo.create("slowonly_tiny", num_classes=2, base_channels=2, clip_len=4, train_crop_px=16, dropout_ratio=0.3)
     source = TrainingClips(clips, net.spec, how, seed=7, cache_bytes=1e9)
-    arguments = {"recipe": json.loads(json.dumps(dataclasses.asdict(how))), "seed": 7}
+    arguments = {**json.loads(json.dumps(dataclasses.asdict(how))), "seed": 7}
     validate = changes.get("validate", lambda net: {"top1": 0.5})
     steps = loop.train(
         net,
@@ -80,7 +80,7 @@ def test_a_line_that_was_logged_but_not_saved_is_dropped(make_clips: Make, tmp_p
 def test_changed_arguments_are_refused(make_clips: Make, tmp_path: Path) -> None:
     clips = make_clips(num_clips=4)
     run(clips, tmp_path / "run", stop_after=2)
-    with pytest.raises(UsageError, match=r"begun with recipe.*another --out"):
+    with pytest.raises(UsageError, match=r"begun with lr 0.1, not 0.5. .*another --out"):
         run(clips, tmp_path / "run", lr=0.5)
 
 
