@@ -8,14 +8,17 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 VARIANTS := 256p 320p 340x256
 DATASETS := $(notdir $(basename $(wildcard manifests/datasets/*.toml)))
 
+# A value as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
 # VENV= points at an environment that exists and is left alone; without it .venv is made, once.
-ifeq ($(origin VENV),undefined)
-VENV := .venv
+ifeq ($(VENV),)
+override VENV := .venv
 READY := $(VENV)/.ready
 else
 READY := existing-environment
 endif
-PY := $(VENV)/bin/python
+PY := $(call quoted,$(VENV)/bin/python)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check existing-environment
@@ -34,7 +37,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@sh scripts/setup.sh $(VENV)
 
 existing-environment:
-	@sh scripts/setup.sh --existing $(VENV)
+	@sh scripts/setup.sh --existing $(call quoted,$(VENV))
 
 demo: $(READY) ## no data needed: generate, prepare, train, test, fuse, compare, report (5 minutes)
 	@$(PY) -m demo
@@ -46,11 +49,11 @@ test-all: $(READY) ## the slow tests too
 	@$(PY) -m pytest -n $(JOBS)
 
 check: $(READY) ## format, lint, types, tests
-	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && $(MAKE) --no-print-directory test VENV=$(VENV)
+	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && $(MAKE) --no-print-directory test VENV=$(call quoted,$(VENV))
 
 # 5 means "finished, and some clips are missing or broken": for a partial copy of a data set that is the normal end.
-PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(variant)) --data-root '$(DATA)' --jobs $(JOBS) \
-  $(if $(RAW),--raw '$(RAW)') $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations '$(ANNOTATIONS)') \
+PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(variant)) --data-root $(call quoted,$(DATA)) --jobs $(JOBS) \
+  $(if $(RAW),--raw $(call quoted,$(RAW))) $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations $(call quoted,$(ANNOTATIONS))) \
   $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def _prepare(args: argparse.Namespace) -> int:
         for variant, statuses in counts.items():
             print(f"{request.name}/{variant}: {_counted(statuses)}")
     bad = {status for statuses in counts.values() for status in statuses} - {"ok", "pending"}
+    if "retryable" in bad and not args.json:
+        print("the same command tries the retryable ones again")
     if bad and not args.json:
         print(f"by name and reason: python -m datakit failed {request.name}{_root_option(args)}")
     return EXIT_SOME_FAILED if bad else EXIT_DONE
@@ -252,7 +255,7 @@ def _variants(args: argparse.Namespace) -> list[str]:
 
 
 def _root_option(args: argparse.Namespace) -> str:
-    return "" if args.data_root == Path("data") else f" --data-root {args.data_root}"
+    return "" if args.data_root == Path("data") else f" --data-root {shlex.quote(str(args.data_root))}"
 
 
 if __name__ == "__main__":

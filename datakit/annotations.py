@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from .errors import BadManifest, UsageError
@@ -117,17 +118,20 @@ def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
 def files_below(raw: Path) -> Iterator[Path]:
     """Every file below ``raw``, through linked folders, none twice; in the same order on every machine.
 
+    Links are followed last: a folder's own name is its label, whatever else points at it.
     Hidden files and folders (Apple's ``._*`` doubles too) do not count, nor do prepared sets: our files are no sources.
     Raises ``BadManifest`` for a name that is no text.
     """
     seen = set()
-    for folder, subfolders, names in os.walk(raw, followlinks=True):
+    tops = [raw]
+    for folder, subfolders, names in chain.from_iterable(map(os.walk, tops)):
         real = os.path.realpath(folder)
-        if real in seen or JOURNAL in names:  # seen: a link to a folder above itself
+        if real in seen or JOURNAL in names:
             subfolders.clear()
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        tops += [link for name in subfolders if (link := Path(folder, name)).is_symlink()]  # grows while we walk
         for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
             try:
                 str(path).encode()

@@ -65,7 +65,7 @@ class Journal:
             lock = path.with_suffix(".lock").open("w")
         except OSError as error:
             raise UsageError(
-                f"{path.parent} cannot be written to ({error.strerror}); type --data-root with a folder that can"
+                f"{path.parent} cannot be written to ({error.strerror}); type --data-root with a folder that can be"
             ) from None
         with lock:
             try:
@@ -173,7 +173,7 @@ def _connect(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
     except sqlite3.OperationalError as error:  # disk full, no permission, a disk that cannot lock
         raise DataError(
-            f"{path}: {error}; nothing that is finished is lost: mend that and type the command again"
+            f"{path}: {error} (is the disk full?); nothing that is finished is lost: type the command again after that"
         ) from error
     except sqlite3.DatabaseError as error:
         raise BadManifest(f"{path}: {error}; move it away: finished videos say themselves what they are") from error

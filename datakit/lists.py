@@ -26,7 +26,7 @@ def write(
 ) -> dict[str, int]:
     """Write everything that describes ``set_dir/variant``; returns how many clips have which status."""
     folder = set_dir / variant.name
-    for stale in (*folder.glob("*.part"), *folder.glob("lists/*.part")):
+    for stale in folder.rglob("*.part"):
         stale.unlink()  # of a run that was killed; the journal's lock says that nobody else is writing here
     classes, rows = table(set_dir, variant, journal, dataset, allow_damaged)
     listed = [row for row in rows if row["path"]]

@@ -392,10 +392,12 @@ def _place(part: Path, final: Path) -> None:
     link = part.with_name(f"{uuid.uuid4().hex}.part")
     try:
         os.link(part, link)
-    except OSError:
-        shutil.copyfile(part, link)
-    files.sync(link)
-    link.replace(final)
+        files.sync(link)
+        link.replace(final)
+    except OSError:  # a disk without links, or the variant's folder is a link to another disk
+        link.unlink(missing_ok=True)
+        with files.replacing(final) as copy:
+            shutil.copyfile(part, copy)
 
 
 def _facts(checked: encode.Checked, target: Target) -> dict[str, Any]:

@@ -9,7 +9,7 @@ die() { printf '%s\n' "$@" >&2; exit 4; }
 if [ "$1" = --existing ]; then
   venv=$2
   [ -x "$venv/bin/python" ] || die "VENV=$venv: there is no $venv/bin/python." "Leave VENV= out and .venv is made, or make it yourself: python3 -m venv $venv"
-  "$venv/bin/python" - <<'PYTHON' || die "Type: $venv/bin/python -m pip install -c constraints.txt -e '.[dev]'"
+  "$venv/bin/python" - <<'PYTHON' || die "Type: '$venv/bin/python' -m pip install -c constraints.txt -e '.[dev]'"
 import importlib.util, sys
 needed = "torch torchvision ffmpeg av joblib pandas sklearn yt_dlp imageio_ffmpeg numpy pyarrow tqdm jinja2 matplotlib pytest xdist".split()
 lacking = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -38,7 +38,8 @@ if [ "$(free_mb .)" -lt $needed_mb ]; then
 fi
 
 echo "making $venv with $("$python" --version): about 3 minutes and 7 GB, once" >&2
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# An interrupted one may lack pip; made again over itself it has it.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
 # The plain wheels from the package index: the CUDA build of torch runs on a CPU as well, and torchvision fits it.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
   || die "The installation stopped (see above); with a network type the same command again, it goes on."

@@ -138,6 +138,17 @@ def test_class_folders_and_names_that_collide(tmp_path: Path) -> None:
         class_folders(tmp_path / "train" / "nothing", "val")
 
 
+def test_linked_folders_do_not_rename_what_they_point_at(tmp_path: Path) -> None:
+    for name in ("raw/wave/a.mp4", "elsewhere/b.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "raw/also wave").symlink_to(tmp_path / "raw/wave")
+    (tmp_path / "raw/jump").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/up").symlink_to(tmp_path / "raw")
+    specs, _ = class_folders(tmp_path / "raw", "val")
+    assert [(s.id, s.label) for s in specs] == [("a", "wave"), ("b", "jump")]
+
+
 def test_names_for_the_disk() -> None:
     assert safe_name('passing "American" football (in game)') == "passing_American_football_(in_game)"
     assert safe_name("a/b\tc") == "a_b_c"

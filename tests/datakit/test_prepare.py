@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -470,3 +471,15 @@ def test_a_root_that_cannot_be_written_to(tmp_path: Path, class_folders: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot be written to \(Not a directory\); type --data-root"):
         prepare(tmp_path / "file", class_folders)
+
+
+def test_a_variant_folder_on_another_disk(tmp_path: Path, make_video: Make) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second disk")
+    make_video(tmp_path / "raw/x/a.mp4")
+    (tmp_path / "data/mine").mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=shm) as elsewhere:
+        (tmp_path / "data/mine/256p").symlink_to(elsewhere)
+        assert prepare(tmp_path / "data", tmp_path / "raw") == 0
+        assert [path.name for path in Path(elsewhere, "val/x").iterdir()] == ["a.mp4"]
