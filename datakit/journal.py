@@ -93,7 +93,20 @@ class Journal:
             yield cls(connection)
 
     def replace_clips(self, splits: Iterable[str], clips: Iterable[ClipSpec]) -> None:
-        """Make ``clips`` the whole list of ``splits``; what became of a clip that stays is kept."""
+        """Make ``clips`` the whole list of ``splits``; what became of a clip that stays is kept.
+
+        A clip may come from another split, but only with its file: raises ``BadManifest`` for two clips of one name.
+        """
+        clips = list(clips)
+        replaced = set(splits)
+        others = {clip.id: clip for clip in self.clips() if clip.split not in replaced}
+        for spec in clips:
+            other = others.get(spec.id)
+            if other is not None and other.source != spec.source:
+                raise BadManifest(
+                    f"{spec.source} has the name of a clip in split {other.split!r} ({other.source}); "
+                    f"put both below one folder and prepare that, or rename one"
+                )
         rows = [
             (
                 spec.id,
@@ -107,7 +120,7 @@ class Journal:
             for spec in clips
         ]
         with self._connection:
-            self._connection.executemany("DELETE FROM clip WHERE split = ?", [(split,) for split in splits])
+            self._connection.executemany("DELETE FROM clip WHERE split = ?", [(split,) for split in replaced])
             self._connection.executemany("INSERT OR REPLACE INTO clip VALUES (?,?,?,?,?,?,?)", rows)
 
     def clips(self) -> list[ClipSpec]:

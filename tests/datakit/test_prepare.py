@@ -13,7 +13,7 @@ import pytest
 
 from datakit import catalog, encode, manifest, reader
 from datakit.__main__ import main
-from datakit.errors import Retryable, UsageError
+from datakit.errors import BadManifest, Retryable, UsageError
 
 Make = Callable[..., Path]
 
@@ -483,3 +483,14 @@ def test_a_variant_folder_on_another_disk(tmp_path: Path, make_video: Make) -> N
         (tmp_path / "data/mine/256p").symlink_to(elsewhere)
         assert prepare(tmp_path / "data", tmp_path / "raw") == 0
         assert [path.name for path in Path(elsewhere, "val/x").iterdir()] == ["a.mp4"]
+
+
+def test_two_files_of_one_name_in_two_runs_do_not_push_each_other_out(tmp_path: Path, make_video: Make) -> None:
+    make_video(tmp_path / "one/x/a.mp4")
+    make_video(tmp_path / "two/x/a.mp4", seed=1)
+    prepare(tmp_path / "data", tmp_path / "one")  # "nothing says which split; all are val"
+    assert prepare(tmp_path / "data", tmp_path / "one", "--split", "train") == 0
+    with pytest.raises(BadManifest, match=r"two/x/a.mp4 has the name of a clip in split 'train' \(.*one/x/a.mp4\)"):
+        prepare(tmp_path / "data", tmp_path / "two", "--split", "val")
+    (clip,) = manifest.read(tmp_path / "data/mine/256p").clips
+    assert clip.split == "train"
