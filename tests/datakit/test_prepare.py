@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -494,3 +495,24 @@ def test_two_files_of_one_name_in_two_runs_do_not_push_each_other_out(tmp_path: 
         prepare(tmp_path / "data", tmp_path / "two", "--split", "val")
     (clip,) = manifest.read(tmp_path / "data/mine/256p").clips
     assert clip.split == "train"
+
+
+def test_make_passes_names_on_as_they_are() -> None:
+    checkout = Path(__file__).resolve().parents[2]
+    words = [
+        "make",
+        "-n",
+        "k400-256p",
+        "VENV=/my ve'nv",
+        "RAW=/o'brien's videos",
+        "DATA=/a b",
+        "ANNOTATIONS=/c d",
+        "LIMIT=",
+    ]
+    shown = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shlex.split(shown[0]) == ["sh", "scripts/setup.sh", "--existing", "/my ve'nv"]
+    typed = shlex.split(shown[1].partition("||")[0])
+    assert typed[:6] == ["/my ve'nv/bin/python", "-m", "datakit", "prepare", "k400", "--variant"]
+    for option, value in (("--raw", "/o'brien's videos"), ("--data-root", "/a b"), ("--annotations", "/c d")):
+        assert typed[typed.index(option) + 1] == value
+    assert "--limit" not in typed
