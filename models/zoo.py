@@ -7,7 +7,7 @@ import difflib
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,10 +18,11 @@ import manifests
 from datakit.errors import UsageError
 
 from .nets.resnet3d import ResNet3d
+from .nets.slowfast import SlowFast
 
 InputKind = Literal["rgb", "flow", "rgb-diff"]
 # family -> network. A network takes its constructor arguments from the row's table [networks.NAME.network].
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"slowonly": ResNet3d}
+BUILDERS: dict[str, type[nn.Module]] = {"slowonly": ResNet3d, "slowfast": SlowFast}
 FRAME_OFFSETS: dict[str, tuple[int, ...]] = {"rgb": (0,), "flow": (0,), "rgb-diff": (0, 1)}
 CHANNELS: dict[str, int] = {"rgb": 3, "flow": 2, "rgb-diff": 3}
 
@@ -123,6 +124,17 @@ def names(pattern: str = "*") -> list[str]:
     return [name for name in table()["networks"] if fnmatch.fnmatchcase(name, pattern)]
 
 
+def arguments_of(family: str) -> dict[str, Any]:
+    """Name -> default of a network's constructor arguments, those that it hands on to its base class included."""
+    found: dict[str, Any] = {}
+    for kind in BUILDERS[family].__mro__:
+        parameters = inspect.signature(kind).parameters.values()
+        found |= {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            break
+    return found
+
+
 def recipe_name(name: str) -> str:
     """The recipe that a network is trained with unless another is asked for: its row's, else that of its family."""
     row = row_of(name)
@@ -148,7 +160,7 @@ def spec(name: str, *, num_classes: int, **overrides: Any) -> ModelSpec:
     values = {**table()["inputs"][row["input"]], **row}
     values.setdefault("protocol", row["family"])
     fields = {entry.name for entry in dataclasses.fields(ModelSpec)}
-    arguments = inspect.signature(BUILDERS[row["family"]]).parameters
+    arguments = arguments_of(row["family"])
     for key, value in overrides.items():
         if key in fields:
             values[key] = value

@@ -8,7 +8,6 @@ describe is refused with the names to choose from.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,8 +83,7 @@ def published_stem(file: str) -> str:
 def num_differences(name: str, facts: Mapping[str, Any]) -> int:
     """In how many things a network of the zoo differs from what a config says."""
     row = zoo.table()["networks"][name]
-    defaults = {key: value.default for key, value in inspect.signature(zoo.BUILDERS[row["family"]]).parameters.items()}
-    network = {**defaults, **row.get("network", {})}
+    network = {**zoo.arguments_of(row["family"]), **row.get("network", {})}
     different = sum(row[key] != facts[key] for key in ("clip_len", "frame_interval"))
     # The pooling changes every number, the clip only the input: a wrong clip is put right afterwards.
     return int(different + 10 * sum(network[key] != value for key, value in facts["network"].items()))

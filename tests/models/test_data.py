@@ -15,7 +15,7 @@ from models import zoo
 from models.training import data, recipe
 
 SPEC = zoo.spec("slowonly_tiny", num_classes=2, clip_len=4, frame_interval=3, train_crop_px=16)
-HOW = dataclasses.replace(recipe.get("tiny"), batch=4, short_side_px=20)
+HOW = dataclasses.replace(recipe.get("tiny"), batch=4, short_side_px=20, colour_mix=0.0)
 Make = Callable[..., list[Any]]
 
 

@@ -19,7 +19,7 @@ from models import zoo
 from models.training import loop, recipe
 from models.training.data import TrainingClips
 
-HOW = dataclasses.replace(recipe.get("tiny"), epochs=3, batch=4, short_side_px=20, validate_every=2)
+HOW = dataclasses.replace(recipe.get("tiny"), epochs=3, batch=4, short_side_px=20, validate_every=2, colour_mix=0.0)
 Make = Callable[..., list[Any]]
 
 
