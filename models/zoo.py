@@ -22,7 +22,14 @@ from .nets.slowfast import SlowFast
 
 InputKind = Literal["rgb", "flow", "rgb-diff"]
 # family -> network. A network takes its constructor arguments from the row's table [networks.NAME.network].
-BUILDERS: dict[str, type[nn.Module]] = {"slowonly": ResNet3d, "slowfast": SlowFast}
+BUILDERS: dict[str, type[nn.Module]] = {
+    "slowonly": ResNet3d,
+    "slowfast": SlowFast,
+    "i3d": ResNet3d,
+    "c2d": ResNet3d,
+    "tsn": ResNet3d,
+    "tsm": ResNet3d,
+}
 FRAME_OFFSETS: dict[str, tuple[int, ...]] = {"rgb": (0,), "flow": (0,), "rgb-diff": (0, 1)}
 CHANNELS: dict[str, int] = {"rgb": 3, "flow": 2, "rgb-diff": 3}
 

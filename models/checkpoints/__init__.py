@@ -18,6 +18,8 @@ from .. import zoo
 from . import files, identify, mmaction2
 
 FORMAT = "actionkit/1"
+# Each says whether a state is its framework's, of which families it may be, and renames its keys to ours.
+ADAPTERS = (mmaction2,)
 
 
 def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.Recognizer:
@@ -32,14 +34,17 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
     if file.top.get("format") == FORMAT:
         spec = our_spec(path, file.top, name)
         state = file.state
-    elif mmaction2.recognises(file.state):
-        state = mmaction2.adapt(file.state)
-        spec = identify.foreign_spec(
-            path, state, file, name=name, digest=digest, origin=mmaction2.origin(file.top, path.name)
-        )
     else:
-        keys = ", ".join([*file.state][:4])
-        raise CheckpointError(f"{path}: no framework known here has such keys ({keys}, ...)")
+        adapter = next((adapter for adapter in ADAPTERS if adapter.recognises(file.state)), None)
+        if adapter is None:
+            keys = ", ".join([*file.state][:4])
+            raise CheckpointError(f"{path}: no framework known here has such keys ({keys}, ...)")
+        state = adapter.adapt(file.state)
+        families, origin = adapter.families(file.state), adapter.origin(file.top, path.name)
+        theirs = {adapter.rename(key): key for key in file.state}
+        spec = identify.foreign_spec(
+            path, state, file, name=name, families=families, digest=digest, origin=origin, theirs=theirs
+        )
     known = spec.known | {"weights": file.how}
     return assemble(path, dataclasses.replace(spec, weights=digest, known=known), state)
 

@@ -7,12 +7,23 @@ from collections.abc import Iterator
 from typing import Any
 
 SAMPLERS = ("SampleFrames", "DenseSampleFrames", "UniformSampleFrames")
+INVISIBLE = (
+    "with_pool1",
+    "with_pool2",
+    "conv1_stride_t",
+    "pool1_stride_t",
+    "resample_rate",
+    "speed_ratio",
+    "shift_div",
+)
 
 
 def facts(text: str | None) -> dict[str, Any]:
-    """What a config says about the input and what keys cannot tell: clip_len, frame_interval, mean, std, network.
+    """What a config says about the input and about what keys cannot tell.
 
-    Empty when there is no config or it has no sampler. Test pipelines are believed before training ones.
+    clip_len, frame_interval, num_segments (of networks that take single frames), mean, std, and ``network``: arguments
+    of the network. Empty when there is no config or it has no sampler. Pipelines of tests are believed before those of
+    training, but for the segments, of which tests take more.
     """
     if not text:
         return {}
@@ -22,17 +33,31 @@ def facts(text: str | None) -> dict[str, Any]:
     sampler = next((table for table in tables if table.get("type") in SAMPLERS and "clip_len" in table), None)
     if sampler is None:
         return {}
-    found: dict[str, Any] = {
-        "clip_len": sampler["clip_len"],
-        "frame_interval": sampler.get("frame_interval", 1),
-        "network": {},
-    }
+    found: dict[str, Any] = {"clip_len": sampler["clip_len"], "frame_interval": sampler.get("frame_interval", 1)}
+    model: dict[str, Any] = config.get("model") or {}
+    if sampler["clip_len"] == 1:
+        found["num_segments"] = num_segments(config, model)
     norm = next((table for table in tables if {"mean", "std"} <= table.keys()), None)
     if norm:
         found |= {key: tuple(float(value) for value in norm[key]) for key in ("mean", "std")}
-    model = config.get("model")
-    backbone = model.get("backbone", {}) if isinstance(model, dict) else {}
-    found["network"] = {"with_pool1": backbone.get("with_pool1", True)}
+    found["network"] = network_facts(model.get("backbone") or {})
+    return found
+
+
+def num_segments(config: dict[str, Any], model: dict[str, Any]) -> int | None:
+    head = model.get("cls_head") or {}
+    samplers = [table for table in dicts(config.get("train_pipeline")) if table.get("type") in SAMPLERS]
+    return head.get("num_segments") or (samplers[0].get("num_clips", 1) if samplers else None)
+
+
+def network_facts(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of our networks that leave no trace in keys and shapes."""
+    found = {key: backbone[key] for key in INVISIBLE if backbone.get(key) is not None}
+    found.setdefault("with_pool1", True)
+    non_local = backbone.get("non_local_cfg")
+    if isinstance(non_local, dict) and non_local:
+        found["non_local_mode"] = non_local.get("mode", "embedded_gaussian")
+        found["non_local_scale"] = non_local.get("use_scale", True)
     return found
 
 

@@ -23,19 +23,32 @@ from .files import File
 
 NUM_KEYS_SHOWN = 20
 OPTIONAL = "num_batches_tracked"
+CLIP = ("clip_len", "frame_interval", "num_segments")
 
 
 def foreign_spec(
-    path: Path, state: Mapping[str, Tensor], file: File, *, name: str | None, digest: str, origin: tuple[str, str]
+    path: Path,
+    state: Mapping[str, Tensor],
+    file: File,
+    *,
+    name: str | None,
+    families: Sequence[str],
+    digest: str,
+    origin: tuple[str, str],
+    theirs: Mapping[str, str],
 ) -> zoo.ModelSpec:
-    """The spec of ``state``, which has our keys; ``origin`` is (framework and version, how it was known)."""
+    """The spec of ``state``, which has our keys and belongs to a network of ``families``.
+
+    ``origin``: (framework and version, how it was known). ``theirs``: our keys -> the keys in the file, for messages.
+    """
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
-    choices = [name] if name else zoo.names()
+    choices = [name] if name else [choice for choice in zoo.names() if zoo.row_of(choice)["family"] in families]
     wrong = {choice: mismatches(expected(choice, num_classes), state) for choice in choices}
     fitting = [choice for choice in choices if not wrong[choice]]
     if not fitting:
         nearest = min(choices, key=lambda choice: wrong[choice].count)
-        raise CheckpointError(f"{path}: does not fit {nearest}: {wrong[nearest]}")
+        unused = tuple(theirs.get(key, key) for key in wrong[nearest].unused)
+        raise CheckpointError(f"{path}: does not fit {nearest}: {dataclasses.replace(wrong[nearest], unused=unused)}")
     facts = config.facts(file.config_text)
     published = next((row for row in zoo.table()["published"] if row["sha8"] == digest), None)
     chosen, how = choose(path, fitting, facts, published, typed=name is not None)
@@ -82,11 +95,13 @@ def published_stem(file: str) -> str:
 
 def num_differences(name: str, facts: Mapping[str, Any]) -> int:
     """In how many things a network of the zoo differs from what a config says."""
-    row = zoo.table()["networks"][name]
+    row = zoo.row_of(name)
     network = {**zoo.arguments_of(row["family"]), **row.get("network", {})}
-    different = sum(row[key] != facts[key] for key in ("clip_len", "frame_interval"))
-    # The pooling changes every number, the clip only the input: a wrong clip is put right afterwards.
-    return int(different + 10 * sum(network[key] != value for key, value in facts["network"].items()))
+    told = {key: value for key, value in facts["network"].items() if key in network}
+    # The architecture changes every number, the clip only the input: a wrong clip is put right afterwards.
+    wrong_network = [key for key, value in told.items() if network[key] != value]
+    wrong_clip = [key for key in CLIP if key in facts and row.get(key) != facts[key]]
+    return 10 * len(wrong_network) + len(wrong_clip)
 
 
 def with_facts(spec: zoo.ModelSpec, facts: Mapping[str, Any]) -> zoo.ModelSpec:
@@ -95,12 +110,18 @@ def with_facts(spec: zoo.ModelSpec, facts: Mapping[str, Any]) -> zoo.ModelSpec:
     for key in ("mean", "std"):
         if len(values.get(key, ())) != len(spec.mean):
             values.pop(key, None)
-    name = spec.name
-    if (spec.clip_len, spec.frame_interval) != (values["clip_len"], values["frame_interval"]):
-        name = re.sub(r"\d+x\d+", f"{values['clip_len']}x{values['frame_interval']}", name)
+    told = {key: value for key, value in facts["network"].items() if key in zoo.arguments_of(spec.family)}
     known = spec.known | dict.fromkeys(values, "config in the file")
-    network = spec.network | facts["network"]
-    return dataclasses.replace(spec, name=name, known=known, network=network, **values)
+    changed = dataclasses.replace(spec, known=known, network=spec.network | told, **values)
+    if all(getattr(changed, key) == getattr(spec, key) for key in CLIP):
+        return changed
+    return dataclasses.replace(changed, name=re.sub(r"\d+(x\d+)+", clip_text(changed), spec.name))
+
+
+def clip_text(spec: zoo.ModelSpec) -> str:
+    """``4x16``, or ``1x1x8`` with segments: the clip as it stands in a network's name."""
+    segments = () if spec.num_segments is None else (spec.num_segments,)
+    return "x".join(map(str, (spec.clip_len, spec.frame_interval, *segments)))
 
 
 def expected(name: str, num_classes: int) -> dict[str, tuple[int, ...]]:

@@ -2,10 +2,14 @@
 
 For instance:
 
-    backbone.conv1.conv.weight              stem.conv.weight
-    backbone.layer1.0.conv1.bn.bias         res2.0.conv1.bn.bias
-    backbone.layer1.0.downsample.conv.weight  res2.0.shortcut.conv.weight
-    cls_head.fc_cls.weight                  head.weight
+    backbone.conv1.conv.weight                           stem.conv.weight
+    backbone.layer1.0.downsample.bn.bias                 res2.0.shortcut.bn.bias
+    backbone.layer2.1.non_local_block.phi.0.conv.weight  non_local.res3_1.phi.weight
+    backbone.slow_path.layer1_lateral.conv.weight        lateral.1.conv.weight
+    cls_head.fc_cls.weight                               head.weight
+
+Networks that look at each frame alone have 2D kernels there and kernels of one frame here. SlowFast's classifier takes
+[fast, slow] there (slowfast_head.py:73) and [slow, fast] here.
 """
 
 from __future__ import annotations
@@ -14,12 +18,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+# Applied one after the other to every key.
 RENAMES = (
-    (r"^backbone\.conv1\.", "stem."),
-    (r"^backbone\.layer(\d+)\.(\d+)\.downsample\.", lambda found: f"res{int(found[1]) + 1}.{found[2]}.shortcut."),
-    (r"^backbone\.layer(\d+)\.(\d+)\.", lambda found: f"res{int(found[1]) + 1}.{found[2]}."),
+    (r"^backbone\.slow_path\.conv1_lateral\.", "lateral.0."),
+    (r"^backbone\.slow_path\.layer(\d)_lateral\.", r"lateral.\1."),
+    (r"^backbone\.(slow|fast)_path\.", r"\1."),
+    (r"^backbone\.", ""),
+    (r"^((?:slow|fast)\.)?conv1\.", r"\1stem."),
+    (r"\.block\.", "."),  # TSM wraps the blocks that a non-local block follows
+    (r"layer(\d)\.(\d+)\.non_local_block\.", lambda found: f"non_local.res{int(found[1]) + 1}_{found[2]}."),
+    (r"^(non_local\.\w+\.\w+)(?:\.0)?\.conv\.", r"\1."),
+    (r"\.conv_out\.bn\.", ".bn."),
+    (r"\.conv_out\.", ".out."),
+    (r"layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
+    (r"\.downsample\.", ".shortcut."),
+    (r"\.conv\.net\.", ".conv."),  # TSM wraps the convolution that it shifts for
     (r"^cls_head\.fc_cls\.", "head."),
 )
 # mmcv's EMAHook keeps the weights it replaced as buffers of the model, dots turned to underscores.
@@ -30,16 +46,33 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(("backbone.", "cls_head.")) for key in state)
 
 
+def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The families of networks that have such keys and shapes."""
+    if any(key.startswith("backbone.slow_path.") for key in state):
+        return ("slowfast",)
+    stem = state.get("backbone.conv1.conv.weight")
+    if stem is not None and stem.ndim == 4:
+        return ("tsm",) if any(".conv.net." in key for key in state) else ("tsn", "c2d")
+    return ("i3d",) if stem is not None and stem.shape[2] > 1 else ("slowonly",)
+
+
 def adapt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our keys for mmaction2's; a key that no rule knows keeps its name, so that the caller reports it as unused."""
-    return {rename(key): value for key, value in state.items() if not REPLACED_BY_EMA.match(key)}
+    adapted = {}
+    for key, value in state.items():
+        if REPLACED_BY_EMA.match(key):
+            continue
+        adapted[rename(key)] = value.unsqueeze(2) if value.ndim == 4 else value
+    fast = [value.shape[0] for key, value in adapted.items() if re.match(r"fast\.res5\.0\.shortcut\.conv", key)]
+    if fast and "head.weight" in adapted:
+        fast_first = adapted["head.weight"]
+        adapted["head.weight"] = torch.cat((fast_first[:, fast[0] :], fast_first[:, : fast[0]]), dim=1)
+    return adapted
 
 
 def rename(key: str) -> str:
     for pattern, replacement in RENAMES:
-        new, count = re.subn(pattern, replacement, key)
-        if count:
-            return new
+        key = re.sub(pattern, replacement, key)
     return key
 
 

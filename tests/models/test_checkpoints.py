@@ -135,13 +135,13 @@ def test_wrappers(foreign: dict[str, torch.Tensor], tmp_path: Path, wrap: Any) -
 def test_every_key_is_accounted_for(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
     state = dict(foreign)
     state["backbone.extra.weight"] = state.pop("backbone.layer2.1.conv2.conv.weight")
-    state["backbone.conv1.conv.weight"] = torch.zeros(4, 3, 3, 7, 7)
+    state["backbone.layer1.0.conv2.conv.weight"] = torch.zeros(4, 4, 1, 5, 5)
     with pytest.raises(CheckpointError) as caught:
         models.load(saved(tmp_path / "slowonly_r50_4x16.pth", state))
     message = str(caught.value)
     assert "1 missing: res3.1.conv2.conv.weight" in message
     assert "1 unused: backbone.extra.weight" in message
-    assert "stem.conv.weight [4, 3, 3, 7, 7] instead of [4, 3, 1, 7, 7]" in message
+    assert "res2.0.conv2.conv.weight [4, 4, 1, 5, 5] instead of [4, 4, 1, 3, 3]" in message
 
 
 def test_unknown_framework(tmp_path: Path) -> None:
@@ -243,3 +243,34 @@ def test_a_config_is_read_as_data() -> None:
     assert (facts["clip_len"], facts["frame_interval"]) == (8, 5)
     assert config.facts("model = dict(") == {}
     assert config.facts(None) == {}
+
+
+def test_a_config_of_segments_and_of_what_keys_cannot_tell() -> None:
+    text = """
+model = dict(
+    backbone=dict(type='ResNet3dSlowFast', resample_rate=4, speed_ratio=4,
+                  non_local_cfg=dict(mode='dot_product', use_scale=False)),
+    cls_head=dict(type='TSMHead', num_segments=16))
+train_pipeline = [dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=16)]
+test_pipeline = [dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=8, twice_sample=True)]
+"""
+    facts = config.facts(text)
+    assert facts["num_segments"] == 16
+    assert facts["network"] == {
+        "with_pool1": True,
+        "resample_rate": 4,
+        "speed_ratio": 4,
+        "non_local_mode": "dot_product",
+        "non_local_scale": False,
+    }
+
+
+def test_a_config_decides_between_networks_of_the_same_keys(tmp_path: Path) -> None:
+    """I3D and its heavy form differ in strides only; C2D and TSN in pooling only."""
+    text = """
+model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=1, with_pool2=True))
+test_pipeline = [dict(type='SampleFrames', clip_len=32, frame_interval=2, num_clips=10)]
+"""
+    fitting = [name for name in models.list("i3d_r50*32x2") if "nl" not in name]
+    chosen, how = identify.choose(tmp_path, fitting, config.facts(text), None, typed=False)
+    assert (chosen, how) == ("i3d_r50_heavy_32x2", "config in the file")
