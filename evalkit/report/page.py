@@ -307,7 +307,7 @@ def _finding(members: list[Scored], best: Scored | None, compared: list[Comparis
         return f"{len(members)} results, none of which may be compared with another"
     level = [scored.name for scored in peers if scored.top1 == best.top1]
     if len(level) > 1:
-        return f"{', '.join(level)} are level: {top1}"
+        return f"{' and '.join(level)} are level{' at the top' if len(level) < len(peers) else ''}: {top1}"
     finding = f"{best.name} is highest: {top1}"
     below = [pair for pair in compared if best.name == pair.names[1]]
     if not below:
@@ -436,13 +436,14 @@ def _pairs(compared: list[Comparison], refused: list[str], best: Scored | None) 
     if not compared and not refused:
         return None
     num_differ = sum(pair.differs for pair in compared)
-    finding = (
-        f"{num_differ} of {_number(len(compared), 'difference')} {'is' if num_differ == 1 else 'are'} beyond chance"
-    )
+    are = "is" if num_differ == 1 else "are"
+    finding = f"{num_differ} of {_number(len(compared), 'difference')} {are} beyond chance"
     if not compared:
         finding = "None of these may be compared"
     elif len(compared) == 1:
         finding = f"The difference is {'beyond' if num_differ else 'not beyond'} chance"
+    elif not num_differ:
+        finding = f"None of the {len(compared)} differences is beyond chance"
     low, high = min([0.0, *(pair.low for pair in compared)]), max([0.0, *(pair.high for pair in compared)])
     low, high = (math.floor(100 * low) / 100, math.ceil(100 * high) / 100) if low < high else (-0.01, 0.01)
     shown = [(best is not None and best.name in pair.names, _pair(pair, low, high)) for pair in compared]

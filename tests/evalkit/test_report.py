@@ -183,7 +183,7 @@ def test_best_is_marked_only_where_it_may_be_compared(tmp_path: Path) -> None:
     assert group.finding.startswith("better is highest")
     assert group.table.rows[2].notes == ("not comparable: other clips, labels or files",)
     twins = page.gather(saved(tmp_path, one=worse, two=worse), across_copies=False).groups[0]
-    assert twins.finding.startswith("one, two are level")
+    assert twins.finding.startswith("one and two are level: ")
     assert [row.best for row in twins.table.rows] == [False, False]
 
 
