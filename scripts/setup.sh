@@ -11,7 +11,7 @@ if [ "$1" = --existing ]; then
   [ -x "$venv/bin/python" ] || die "VENV=$venv: there is no $venv/bin/python." "Leave VENV= out and .venv is made, or make it yourself: python3 -m venv $venv"
   "$venv/bin/python" - <<'PYTHON' || die "Type: '$venv/bin/python' -m pip install -c constraints.txt -e '.[dev]'"
 import importlib.util, sys
-needed = "torch torchvision ffmpeg av joblib pandas sklearn yt_dlp imageio_ffmpeg numpy pyarrow tqdm jinja2 matplotlib pytest xdist".split()
+needed = "torch torchvision ffmpeg av joblib pandas sklearn yt_dlp imageio_ffmpeg numpy pyarrow tqdm jinja2 scipy pytest xdist".split()
 lacking = [name for name in needed if importlib.util.find_spec(name) is None]
 if lacking:
     sys.exit(f"this environment lacks: {' '.join(lacking)}")
