@@ -19,6 +19,7 @@ from datakit.errors import UsageError
 
 from .nets.resnet3d import ResNet3d
 from .nets.slowfast import SlowFast
+from .nets.torchvision_video import TorchvisionVideo
 
 InputKind = Literal["rgb", "flow", "rgb-diff"]
 # family -> network. A network takes its constructor arguments from the row's table [networks.NAME.network].
@@ -29,6 +30,7 @@ BUILDERS: dict[str, type[nn.Module]] = {
     "c2d": ResNet3d,
     "tsn": ResNet3d,
     "tsm": ResNet3d,
+    "torchvision": TorchvisionVideo,
 }
 FRAME_OFFSETS: dict[str, tuple[int, ...]] = {"rgb": (0,), "flow": (0,), "rgb-diff": (0, 1)}
 CHANNELS: dict[str, int] = {"rgb": 3, "flow": 2, "rgb-diff": 3}

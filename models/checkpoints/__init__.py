@@ -15,15 +15,15 @@ from datakit.errors import CheckpointError
 from datakit.files import replacing
 
 from .. import zoo
-from . import files, identify, mmaction2
+from . import files, identify, mmaction2, torchvision
 
 FORMAT = "actionkit/1"
 # Each says whether a state is its framework's, of which families it may be, and renames its keys to ours.
-ADAPTERS = (mmaction2,)
+ADAPTERS = (mmaction2, torchvision)
 
 
 def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.Recognizer:
-    """A network in evaluation mode from a checkpoint of ours or of mmaction2.
+    """A network in evaluation mode from a checkpoint of ours, of mmaction2 or of torchvision.
 
     ``name``: one of ``models.list()``, for a file that does not say what it is. ``trust``: let a pickle run its code.
     Raises ``CheckpointError``: not safe to read, unknown keys, missing keys, or no way to know which network it is.

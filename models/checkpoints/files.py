@@ -24,7 +24,7 @@ from datakit.errors import CheckpointError
 # averaged weights are under "state_dict" ("ema_state_dict" holds what they replaced), so that name is not here.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
 
-INERT = ("numpy.dtype", "numpy.ndarray", "mmengine.logging.history_buffer.HistoryBuffer")
+INERT = ("argparse.Namespace", "numpy.dtype", "numpy.ndarray", "mmengine.logging.history_buffer.HistoryBuffer")
 INERT_TABLES = ("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict", "addict.addict.Dict")
 # How torch names what it will not build, in its different messages.
 UNSAFE = re.compile(r"(?:GLOBAL|class|global)\W+([\w.]+)")

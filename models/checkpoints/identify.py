@@ -1,13 +1,14 @@
 """Which network a foreign file holds, and how that is known.
 
 In this order: the name typed by the caller; the training config inside the file; the first 8 digits of its sha256 among
-the published files; its file name. Keys and shapes tell depth and channels, never the clip: a file that only they
-describe is refused with the names to choose from.
+the published files; its file name. Keys and shapes tell depth and channels, never the clip: where they fit one network
+only, it is assumed and said aloud, and where they fit several the file is refused with the names to choose from.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from .. import zoo
 from . import config
 from .files import File
 
+log = logging.getLogger(__name__)
 NUM_KEYS_SHOWN = 20
 OPTIONAL = "num_batches_tracked"
 CLIP = ("clip_len", "frame_interval", "num_segments")
@@ -73,6 +75,9 @@ def choose(
     for row in zoo.table()["published"]:
         if row["network"] in fitting and published_stem(row["file"]) in path.name:
             return row["network"], "file name of a published file"
+    if len(fitting) == 1:
+        log.warning("%s: taken for %s, the only network known here that has such keys", path, fitting[0])
+        return fitting[0], "assumed: the only network known here that has such keys"
     words = re.split(r"[^a-z0-9]+", path.name.lower())
     named = [name for name in fitting if all(in_words(part, words) for part in name.split("_"))]
     if named:

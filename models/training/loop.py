@@ -228,9 +228,9 @@ def write_log(out: Path, epoch: Epoch) -> None:
     lines = [asdict(step) for step in epoch.steps] + [epoch.line()]
     with (out / "log.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
-    summary = epoch.line()
-    val = " ".join(f"{name} {value:.4f}" for name, value in (epoch.metrics or {}).items())
-    log.info("epoch %d: loss %.4f, %.1f clips/s %s", epoch.epoch + 1, summary["loss"], summary["clips_per_s"], val)
+    if epoch.metrics:
+        loss, top1 = lines[-1]["loss"], 100 * epoch.metrics["top1"]
+        log.info("epoch %d: loss %.4f, top-1 %.2f, %s clips/s", epoch.epoch + 1, loss, top1, lines[-1]["clips_per_s"])
 
 
 def drop_later_lines(path: Path, epochs: int) -> None:

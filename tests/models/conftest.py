@@ -23,7 +23,16 @@ def golden_models(golden: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def rule(golden_models: Path) -> Any:
-    location = importlib.util.spec_from_file_location("golden_rule", golden_models / "golden_rule.py")
+    return imported(golden_models / "golden_rule.py")
+
+
+@pytest.fixture(scope="session")
+def other_rule(golden: Path) -> Any:
+    return imported(golden / "others" / "weights_rule.py")
+
+
+def imported(path: Path) -> Any:
+    location = importlib.util.spec_from_file_location(path.stem, path)
     assert location is not None
     assert location.loader is not None
     module = importlib.util.module_from_spec(location)

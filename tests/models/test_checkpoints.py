@@ -116,6 +116,15 @@ def test_nothing_tells_the_clip(foreign: dict[str, torch.Tensor], tmp_path: Path
         models.load(saved(tmp_path / "best.pth", foreign))
 
 
+def test_the_only_network_that_fits_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = ResNet3d(num_classes=5, depth=101, base_channels=4).state_dict()
+    path = saved(tmp_path / "best.pth", {mmaction2_key(key): value for key, value in state.items()})
+    spec = models.load(path).spec
+    assert spec.name == "slowonly_r101_8x8"
+    assert spec.known["clip_len"].startswith("assumed")
+    assert "best.pth: taken for slowonly_r101_8x8" in caplog.text
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import models
 
 GATE = 2e-5  # max|difference| / max|logit|; the originals differ from their own float64 by up to 1e-6
+GATE_OTHERS = 1e-4  # these differ between two of their own backends by up to 1.3e-5
 # golden network -> the name a user types where file and file name do not tell
 NAMES = {
     "slowonly_r50_4x16": None,
@@ -59,3 +61,15 @@ def test_views_equal_the_originals(golden_models: Path, golden_state: State, rul
         ours = net(x_VCTHW)
     with np.load(golden_models / "views.npz") as arrays:
         assert difference(ours, arrays[f"{view_set}/logits"]) < GATE
+
+
+@pytest.mark.parametrize("arch", ["r3d_18", "r2plus1d_18", pytest.param("s3d", marks=pytest.mark.slow)])
+def test_torchvision(arch: str, golden: Path, tmp_path: Path, other_rule: Any) -> None:
+    listed = json.loads((golden / "others" / "models" / f"tv_{arch}.json").read_text())
+    state = {key: torch.from_numpy(other_rule.tensor_for(key, shape)) for key, shape, _ in listed["keys"]}
+    torch.save({"model": state, "args": argparse.Namespace(lr=0.1)}, tmp_path / f"{arch}.pth")
+    net = models.load(tmp_path / f"{arch}.pth")
+    assert net.spec.name == arch
+    with torch.inference_mode():
+        ours = net(torch.from_numpy(other_rule.input_for(listed["input_shape"])))
+    assert difference(ours, np.array(listed["logits_f32"]).reshape(listed["logits_shape"])) < GATE_OTHERS
