@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import manifests
 from datakit.errors import UsageError
 
+from .nets.r2plus1d import R2plus1d
 from .nets.resnet3d import ResNet3d
 from .nets.slowfast import SlowFast
 from .nets.torchvision_video import TorchvisionVideo
@@ -30,6 +31,7 @@ BUILDERS: dict[str, type[nn.Module]] = {
     "c2d": ResNet3d,
     "tsn": ResNet3d,
     "tsm": ResNet3d,
+    "r2plus1d": R2plus1d,
     "torchvision": TorchvisionVideo,
 }
 FRAME_OFFSETS: dict[str, tuple[int, ...]] = {"rgb": (0,), "flow": (0,), "rgb-diff": (0, 1)}

@@ -35,6 +35,7 @@ RENAMES = (
     (r"\.conv_out\.", ".out."),
     (r"layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
     (r"\.downsample\.", ".shortcut."),
+    (r"\.conv\.(conv_s|bn_s|conv_t)\.", r".\1."),  # R(2+1)D wraps each pair of convolutions
     (r"\.conv\.net\.", ".conv."),  # TSM wraps the convolution that it shifts for
     (r"^cls_head\.fc_cls\.", "head."),
 )
@@ -50,6 +51,8 @@ def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The families of networks that have such keys and shapes."""
     if any(key.startswith("backbone.slow_path.") for key in state):
         return ("slowfast",)
+    if "backbone.conv1.conv.conv_s.weight" in state:
+        return ("r2plus1d",)
     stem = state.get("backbone.conv1.conv.weight")
     if stem is not None and stem.ndim == 4:
         return ("tsm",) if any(".conv.net." in key for key in state) else ("tsn", "c2d")
