@@ -75,13 +75,14 @@ def choose(
     for row in zoo.table()["published"]:
         if row["network"] in fitting and published_stem(row["file"]) in path.name:
             return row["network"], "file name of a published file"
-    if len(fitting) == 1:
-        log.warning("%s: taken for %s, the only network known here that has such keys", path, fitting[0])
-        return fitting[0], "assumed: the only network known here that has such keys"
     words = re.split(r"[^a-z0-9]+", path.name.lower())
     named = [name for name in fitting if all(in_words(part, words) for part in name.split("_"))]
     if named:
         return max(named, key=len), "file name"
+    clips = re.findall(r"\d+x\d+", path.name)
+    if len(fitting) == 1 and (not clips or any(clip in fitting[0] for clip in clips)):
+        log.warning("%s: taken for %s, the only network known here that has such keys", path, fitting[0])
+        return fitting[0], "assumed: the only network known here that has such keys"
     raise CheckpointError(
         f"{path}: its keys fit {', '.join(fitting)}, and neither the file nor its name says which. "
         f"Type one: models.load(..., name={fitting[0]!r}), --name {fitting[0]}"
