@@ -72,3 +72,13 @@ def test_normalise_rgb_and_differences() -> None:
 def test_importing_models_imports_no_torch() -> None:
     code = "import sys, models; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", models.list("*_tiny*"))
+def test_tiny_networks_run_and_have_gradients_everywhere(name: str) -> None:
+    net = models.create(name, num_classes=3, zero_init_residual=False)
+    spec = net.spec
+    logits = net(torch.randn(2, 3, spec.clip_len, 32, 32))
+    assert logits.shape == (2, 3)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
