@@ -52,29 +52,40 @@ def foreign_spec(
         unused = tuple(theirs.get(key, key) for key in wrong[nearest].unused)
         raise CheckpointError(f"{path}: does not fit {nearest}: {dataclasses.replace(wrong[nearest], unused=unused)}")
     facts = config.facts(file.config_text)
-    published = next((row for row in zoo.table()["published"] if row["sha8"] == digest), None)
-    chosen, how = choose(path, fitting, facts, published, typed=name is not None)
+    rows = [row for row in zoo.table()["published"] if row["network"] in fitting]
+    by_hash = next((row for row in rows if row["sha8"] == digest), None)
+    by_name = next((row for row in rows if published_stem(row["file"]) in path.name), None)
+    chosen, how = choose(path, fitting, facts, by_hash, by_name, typed=name is not None)
     known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
     known |= {"input": "keys", "num_classes": "keys", "origin": origin[1]}
     known |= dict.fromkeys(("mean", "std"), "the network's default")
     spec = zoo.spec(chosen, num_classes=num_classes)
-    spec = dataclasses.replace(spec, origin=origin[0], known=known, published=published)
+    spec = dataclasses.replace(spec, origin=origin[0], known=known, published=by_hash)
+    row = by_hash or by_name
+    if row and "protocol" in row:
+        known["protocol"] = "sha8 of a published file" if by_hash else "file name of a published file"
+        spec = dataclasses.replace(spec, protocol=row["protocol"])
     return with_facts(spec, facts) if how == "config in the file" else spec
 
 
 def choose(
-    path: Path, fitting: Sequence[str], facts: Mapping[str, Any], published: Mapping[str, Any] | None, *, typed: bool
+    path: Path,
+    fitting: Sequence[str],
+    facts: Mapping[str, Any],
+    by_hash: Mapping[str, Any] | None,
+    by_name: Mapping[str, Any] | None,
+    *,
+    typed: bool,
 ) -> tuple[str, str]:
-    """(name, how it was known) among the networks whose keys and shapes fit."""
+    """(name, how it was known) among the networks whose keys and shapes fit; ``by_...``: rows of published files."""
     if typed:
         return fitting[0], "name="
     if "clip_len" in facts:
         return min(fitting, key=lambda name: num_differences(name, facts)), "config in the file"
-    if published and published["network"] in fitting:
-        return published["network"], "sha8 of a published file"
-    for row in zoo.table()["published"]:
-        if row["network"] in fitting and published_stem(row["file"]) in path.name:
-            return row["network"], "file name of a published file"
+    if by_hash:
+        return by_hash["network"], "sha8 of a published file"
+    if by_name:
+        return by_name["network"], "file name of a published file"
     words = re.split(r"[^a-z0-9]+", path.name.lower())
     named = [name for name in fitting if all(in_words(part, words) for part in name.split("_"))]
     if named:

@@ -15,7 +15,7 @@ import torch
 
 import models
 from datakit.errors import CheckpointError
-from models import zoo
+from models import checkpoints, zoo
 from models.checkpoints import config, identify, mmaction2
 from models.nets.resnet3d import ResNet3d
 
@@ -86,7 +86,19 @@ def test_file_name_tells_the_clip_and_the_head_the_classes(foreign: dict[str, to
 
 def test_published_jester_file_is_8x4_whatever_its_name_says(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = saved(tmp_path / "slowonly_imagenet_pretrained_r50_8x8x1_64e_jester_rgb-b56a5389.pth", foreign)
-    assert models.load(path).spec.name == "slowonly_r50_8x4"
+    spec = models.load(path).spec
+    assert (spec.name, spec.protocol) == ("slowonly_r50_8x4", "slowonly-jester")
+    assert spec.published is None  # the name is that of a published file, the content is not
+
+
+def test_a_published_file_is_known_by_its_hash(
+    foreign: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "sha8", lambda path: "b56a5389")
+    spec = models.load(saved(tmp_path / "renamed.pth", foreign)).spec
+    assert (spec.name, spec.protocol, spec.weights) == ("slowonly_r50_8x4", "slowonly-jester", "b56a5389")
+    assert spec.published is not None
+    assert spec.published["top1"] == 97.2
 
 
 def test_own_training_by_file_name(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -284,5 +296,5 @@ model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=1, with_pool2=True))
 test_pipeline = [dict(type='SampleFrames', clip_len=32, frame_interval=2, num_clips=10)]
 """
     fitting = [name for name in models.list("i3d_r50*32x2") if "nl" not in name]
-    chosen, how = identify.choose(tmp_path, fitting, config.facts(text), None, typed=False)
+    chosen, how = identify.choose(tmp_path, fitting, config.facts(text), None, None, typed=False)
     assert (chosen, how) == ("i3d_r50_heavy_32x2", "config in the file")

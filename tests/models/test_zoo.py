@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import manifests
 import models
 from datakit.errors import UsageError
 from models import zoo
@@ -33,6 +34,7 @@ def test_keys_and_shapes_are_those_of_the_original(name: str, golden_state: Stat
 def test_published_rows_name_networks_that_exist(row: dict[str, object]) -> None:
     assert row["network"] in models.list()
     assert str(row["sha8"]) in str(row["file"])
+    assert row.get("protocol", "slowonly") in manifests.read("protocols")
 
 
 def test_list_takes_patterns() -> None:
