@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +31,22 @@ if TYPE_CHECKING:
 VARIANTS = ("256p", "320p", "340x256")
 STREAMS = {"rgb": "slowonly_tiny", "diff": "slowonly_tiny_diff"}
 MODES = ("efficient", "accurate")
+NETWORK_FRAMES = 8
 QUICK_SOURCES = 4
 QUICK_EPOCHS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One command, as arguments of ``python -m``. ``some_may_fail``: a clip that is broken is no reason to stop."""
+    """One command, as arguments of ``python -m``. ``some_may_fail``: a clip that is broken is no reason to stop.
+
+    Neighbours with the same ``together`` run side by side: a tiny network does not fill two cores.
+    """
 
     name: str
     arguments: tuple[str, ...]
     some_may_fail: bool = False
+    together: str = ""
 
     @property
     def typed(self) -> str:
@@ -62,12 +71,13 @@ def stages(raw: Path, data_root: Path, out: Path, *, quick: bool) -> list[Stage]
     ]
     for stream, network in STREAMS.items():
         train = ("models.train", network, "--data", data, "--out", str(out / stream), "--recipe", "tiny", *epochs)
-        found.append(Stage(name=f"train {stream}", arguments=train))
-    for stream in STREAMS:
-        for mode in MODES:
+        found.append(Stage(name=f"train {stream}", arguments=train, together="train"))
+    for mode in MODES:
+        for stream in STREAMS:
             test = ("evalkit.run", "--mode", mode, str(out / stream / "ckpt.pth"), "--data", data)
             to = ("--out", str(tested(out, stream, mode)))
-            found.append(Stage(name=f"test {stream} {mode}", arguments=(*test, *to), some_may_fail=True))
+            name = f"test {stream} {mode}"
+            found.append(Stage(name=name, arguments=(*test, *to), some_may_fail=True, together=mode))
     both = [str(tested(out, stream, "accurate") / "scores.npz") for stream in STREAMS]
     fused = ("evalkit", "fuse", *both, "--weights", "1:1", "--out", str(out / "fused"))
     found.append(Stage(name="fuse", arguments=fused))
@@ -84,10 +94,29 @@ def tested(out: Path, stream: str, mode: str) -> Path:
     return out / f"{stream}-{mode}"
 
 
-def run(stage: Stage) -> int:
-    """Run one command and wait for it; returns its exit code."""
-    print(f"\n$ {stage.typed}", flush=True)
-    return subprocess.run([sys.executable, "-m", *stage.arguments], check=False).returncode
+def run(group: Sequence[Stage]) -> list[int]:
+    """Run commands side by side and wait for all of them; returns their exit codes.
+
+    What they print comes whole, one after the other; their progress, on stderr, as it comes.
+    """
+    behind = " &" if len(group) > 1 else ""
+    print("".join(f"\n$ {stage.typed}{behind}" for stage in group), flush=True)
+    threads = max(1, (os.cpu_count() or 1) // len(group))
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in group] if behind else [None]
+        commands = [[sys.executable, "-m", *stage.arguments] for stage in group]
+        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if behind else {})
+        running = [
+            stack.enter_context(subprocess.Popen(command, stdout=output, env=environment))
+            for command, output in zip(commands, outputs, strict=True)
+        ]
+        codes = [process.wait() for process in running]
+        for output in outputs:
+            if output is not None:
+                output.seek(0)
+                sys.stdout.write(output.read().decode(errors="replace"))
+    sys.stdout.flush()
+    return codes
 
 
 def table(out: Path) -> list[str]:
@@ -111,12 +140,21 @@ def absent(clips: Iterable[Clip]) -> list[str]:
     """How many clips have no file, by kind, and each one's reason."""
     lost = [clip for clip in clips if clip.path is None]
     lines = [f"not there: {count} {kind}" for kind, count in sorted(Counter(clip.status for clip in lost).items())]
-    return lines + [f"  {clip.id} ({clip.split}) {clip.status}: {_short(clip.reason)}" for clip in lost]
+    return lines + [f"  {clip.id} ({clip.split}) {clip.status}: {_first(clip.reason)}" for clip in lost]
 
 
-def _short(reason: str | None) -> str:
+def _first(reason: str | None) -> str:
     """The first thing that a decoder complained about says enough here."""
     return (reason or "").partition(";")[0]
+
+
+def short(clips: Iterable[Clip]) -> list[str]:
+    """Clips that are there, with fewer frames than the networks look at: they are played more than once."""
+    return [
+        f"very short: {clip.id} ({clip.split}), frames: {clip.frames}"
+        for clip in clips
+        if clip.frames is not None and clip.frames < NETWORK_FRAMES
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,16 +175,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = asked.out or Path(f"runs/demo{kind}")
     began = time.monotonic()
     seconds = {}
-    for stage in stages(data_root / "raw", data_root, out, quick=asked.quick):
+    todo = stages(data_root / "raw", data_root, out, quick=asked.quick)
+    for name, members in groupby(todo, key=lambda stage: stage.together or stage.name):
+        group = list(members)
         start = time.monotonic()
-        code = run(stage)
-        seconds[stage.name] = time.monotonic() - start
-        if code != EXIT_DONE and not (code == EXIT_SOME_FAILED and stage.some_may_fail):
-            ended = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
-            print(f"\nstopped: {stage.name!r} {ended}. To go on: python -m demo. Its command:", file=sys.stderr)
-            print(stage.typed, file=sys.stderr)
-            return code if code > 0 else EXIT_BUG
-        print(f"({console.duration(seconds[stage.name])})", flush=True)
+        codes = run(group)
+        seconds[name] = time.monotonic() - start
+        for stage, code in zip(group, codes, strict=True):
+            if code != EXIT_DONE and not (code == EXIT_SOME_FAILED and stage.some_may_fail):
+                ended = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+                print(f"\nstopped: {stage.name!r} {ended}. To go on: python -m demo. Its command:", file=sys.stderr)
+                print(stage.typed, file=sys.stderr)
+                return code if code > 0 else EXIT_BUG
+        print(f"({console.duration(seconds[name])})", flush=True)
 
     from datakit import manifest
 
@@ -154,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     there = sum(clip.path is not None for clip in clips)
     print("\n" + "\n".join(table(out)))
     print(f"\n{len(clips)} clips listed, {there} prepared")
-    print("\n".join(absent(clips)))
+    print("\n".join(absent(clips) + short(clips)))
     slowest = sorted(seconds, key=lambda name: -seconds[name])[:4]
     took = ", ".join(f"{name} {console.duration(seconds[name])}" for name in slowest)
     print(f"\n{console.duration(time.monotonic() - began)} in all; most of it: {took}")

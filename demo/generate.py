@@ -37,11 +37,11 @@ import numpy.typing as npt
 from datakit import console, files
 from datakit.errors import ToolMissing, UsageError
 
-Frames = npt.NDArray[np.uint8]
+Packed = npt.NDArray[np.uint32]  # RGBA, one little-endian word a pixel
 Floats = npt.NDArray[np.float64]
 Fault = Literal["", "cut", "cut-index", "corrupted", "empty", "text", "sound-only", "1-frame", "3-frames", "missing"]
 
-DRAWING = 5  # raise it when the same seed would give other pictures: existing folders are then made anew
+DRAWING = 6  # raise it when the same seed would give other pictures: existing folders are then made anew
 MARKER = "generated.json"
 
 # ---- classes: axis of the state (across, down, log size, angle) and sign ----
@@ -67,7 +67,7 @@ SHAKE = 0.012  # standard deviation of the camera's shaking, each way
 SHAKE_LIMIT = 0.04
 TEXTURE_PX = 256
 TEXTURE_REACH = 1.42  # from the middle, in radii of the shape: a turned box of that radius stays inside (sqrt 2)
-DURATION_S = (1.5, 2.7)
+DURATION_S = (1.5, 2.5)
 FRAME_JITTER = 0.4  # variable frame rate: frames come this share of a frame early or late
 
 
@@ -90,13 +90,13 @@ RECORDINGS = (
     Recording(width=320, height=240, fps=Fraction(25), codec="h264", suffix=".mp4"),
     Recording(width=426, height=240, fps=Fraction(30000, 1001), codec="h264", suffix=".mp4", sound=True),
     Recording(width=320, height=240, fps=Fraction(25, 2), codec="mjpeg", suffix=".avi"),
-    Recording(width=480, height=640, fps=Fraction(24), codec="h264", suffix=".mp4", rotation_deg=90),
+    Recording(width=480, height=640, fps=Fraction(15), codec="h264", suffix=".mp4", rotation_deg=90),
     Recording(width=427, height=240, fps=Fraction(15), codec="h264", suffix=".mp4", sar=Fraction(4, 3)),
     Recording(width=340, height=256, fps=Fraction(25, 2), codec="mpeg4", suffix=".avi"),
     Recording(width=320, height=180, fps=Fraction(15), codec="vp9", suffix=".webm"),
     Recording(width=320, height=240, fps=Fraction(24), codec="h264", suffix=".mp4", even=False),
     Recording(width=640, height=360, fps=Fraction(10), codec="h264", suffix=".mkv"),
-    Recording(width=240, height=426, fps=Fraction(24), codec="hevc", suffix=".mp4", rotation_deg=270),
+    Recording(width=240, height=426, fps=Fraction(15), codec="hevc", suffix=".mp4", rotation_deg=270),
     Recording(width=176, height=144, fps=Fraction(15), codec="mpeg4", suffix=".avi"),
     Recording(width=384, height=288, fps=Fraction(25), codec="mpeg4", suffix=".avi", sar=Fraction(12, 11)),
     Recording(width=320, height=240, fps=Fraction(15), codec="h264", suffix=".mp4", rotation_deg=180, sound=True),
@@ -149,7 +149,7 @@ class Clip:
 class Thing:
     """``texture`` uint32 [n, n], RGBA; the shape lies in the unit circle, the square is wider."""
 
-    texture: npt.NDArray[np.uint32]
+    texture: Packed
     start: Floats
     speed_per_s: Floats
 
@@ -160,7 +160,7 @@ class Scene:
 
     height: int
     width: int
-    background: npt.NDArray[np.uint32]
+    background: Packed
     things: tuple[Thing, ...]
     shake: Floats
 
@@ -228,18 +228,17 @@ def scene(clip: Clip) -> Scene:
     )
 
 
-def render(clip: Clip) -> Frames:
-    """The clip as a player shows it: uint8 [num_frames, height, width, 3], RGB."""
+def render(clip: Clip) -> Packed:
+    """The clip as a player shows it: RGBA packed, uint32 [num_frames, height, width]."""
     picture = scene(clip)
     numbers = np.arange(clip.num_frames)
     if not clip.recording.even:
         numbers = numbers + FRAME_JITTER * np.sin(1.7 * numbers)  # as in _timing
     times_s = numbers / float(clip.recording.fps)
-    frames = np.stack([draw(picture, time_s) for time_s in times_s])
-    return np.ascontiguousarray(frames.view(np.uint8).reshape(*frames.shape, 4)[..., :3])
+    return np.stack([draw(picture, time_s) for time_s in times_s])
 
 
-def draw(picture: Scene, time_s: float) -> npt.NDArray[np.uint32]:
+def draw(picture: Scene, time_s: float) -> Packed:
     """One frame, RGBA packed: uint32 [height, width]."""
     height, width = picture.height, picture.width
     short_px = min(height, width)
@@ -259,8 +258,8 @@ def draw(picture: Scene, time_s: float) -> npt.NDArray[np.uint32]:
 
 
 def _paste(
-    frame: npt.NDArray[np.uint32],
-    texture: npt.NDArray[np.uint32],
+    frame: Packed,
+    texture: Packed,
     centre: tuple[float, float],
     radius_px: float,
     angle: float,
@@ -283,7 +282,7 @@ def _paste(
     np.copyto(frame[top:bottom, left:right], picked, where=picked != 0)
 
 
-def _texture(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
+def _texture(rng: np.random.Generator) -> Packed:
     """A lopsided shape filled with stripes, spots or patches of two colours that differ. 0 where it is transparent."""
     side = np.linspace(-TEXTURE_REACH, TEXTURE_REACH, TEXTURE_PX)
     x, y = side[None, :], side[:, None]
@@ -305,7 +304,7 @@ def _texture(rng: np.random.Generator) -> npt.NDArray[np.uint32]:
     return packed
 
 
-def _background(rng: np.random.Generator, height: int, width: int, short_px: int) -> npt.NDArray[np.uint32]:
+def _background(rng: np.random.Generator, height: int, width: int, short_px: int) -> Packed:
     """Smooth noise, coarse and fine, of the same look at every size."""
     base = rng.uniform(90, 165, 3)
     coarse = _noise(rng, height, width, 3 * height / short_px)
@@ -330,7 +329,7 @@ def _blend(num_pixels: int, num_cells: int) -> Floats:
     return weights
 
 
-def _pack(rgb: Floats) -> npt.NDArray[np.uint32]:
+def _pack(rgb: Floats) -> Packed:
     """Float [h, w, 3] -> opaque RGBA in one little-endian word a pixel."""
     rgba = np.full((*rgb.shape[:2], 4), 255, np.uint8)
     rgba[..., :3] = np.clip(rgb, 0, 255)
@@ -374,7 +373,7 @@ def _encode(clip: Clip, target: Path) -> None:
     stored = np.rot90(render(clip), -how.rotation_deg // 90, axes=(1, 2))
     height, width = stored.shape[1:3]
     squeezed = round(width / how.sar)
-    command = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(how.fps)]
+    command = ["-f", "rawvideo", "-pix_fmt", "rgb0", "-video_size", f"{width}x{height}", "-framerate", str(how.fps)]
     command += ["-display_rotation", str(how.rotation_deg), "-noautorotate", "-i", "pipe:0"]
     if how.sound:
         command += ["-f", "lavfi", "-i", f"sine=frequency=440:duration={float(clip.num_frames / how.fps):.3f}"]

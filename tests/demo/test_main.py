@@ -107,6 +107,14 @@ def test_what_is_not_there_is_counted_and_named_with_its_reason() -> None:
     ]
 
 
+def test_clips_with_fewer_frames_than_a_network_looks_at_are_named() -> None:
+    clips = [
+        Clip(id=name, label="grow", label_index=0, split="val", path=Path(name), frames=frames)
+        for name, frames in (("a", 3), ("b", 8), ("c", 40), ("d", None))
+    ]
+    assert demo.short(clips) == ["very short: a (val), frames: 3"]
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys, contextlib\nfrom demo import __main__ as demo\n"
     code += "with contextlib.suppress(SystemExit): demo.main(['-h'])\n"
