@@ -33,7 +33,7 @@ def cpu_s() -> float:
 def ours(sources: list[Path], folder: Path, variants: tuple[str, ...]) -> None:
     for number, source in enumerate(sources):
         targets = tuple(
-            Target(variant=catalog.variant(name), path=folder / name / f"{number}.mp4", sha256="") for name in variants
+            Target(variant=catalog.variant(name), folder=folder / name, name=f"{number}.mp4") for name in variants
         )
         outcome = encode_source(Job(id=str(number), source=source, targets=targets, work=folder, allow_damaged=2.0))
         bad = [row["message"] for row in outcome.data["variants"].values() if row["status"] != "ok"]

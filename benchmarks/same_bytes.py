@@ -31,7 +31,7 @@ def encode_all(sources: list[Path], folder: Path, num_jobs: int, simd: bool) -> 
             id=source.name,
             source=source,
             targets=tuple(
-                Target(variant=catalog.variant(name), path=folder / name / f"{source.name}.mp4", sha256="")
+                Target(variant=catalog.variant(name), folder=folder / name, name=f"{source.name}.mp4")
                 for name in VARIANTS
             ),
             work=folder,
