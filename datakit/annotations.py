@@ -8,7 +8,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -241,7 +241,3 @@ def _split(name: str, where: str) -> str:
         raise BadManifest(
             f"{where}: split {name!r}; known are {', '.join(sorted(set(SPLIT_NAMES.values())))}"
         ) from None
-
-
-def with_source(spec: ClipSpec, source: Path | None) -> ClipSpec:
-    return replace(spec, source=source)

@@ -12,7 +12,6 @@
       ItemError             one item failed: recorded in the journal, the run goes on
         Retryable           may work on the next run (time-out, short read, disk full)
         Missing             the list names it, the folder does not have it
-        Gone                permanently unavailable at its source
         Unreadable          no picture can be decoded
         Damaged             decodes in part
         Refused             readable, but a rule of the variant says no (HDR, whole video instead of a clip)
@@ -69,10 +68,6 @@ class Retryable(ItemError):
 
 
 class Missing(ItemError):
-    pass
-
-
-class Gone(ItemError):
     pass
 
 

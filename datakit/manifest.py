@@ -16,7 +16,6 @@ from . import files, fingerprint
 from .annotations import safe_name, stem
 from .errors import BadManifest, UsageError
 
-READABLE = frozenset({"ok", "damaged"})
 _COLUMNS = {
     "id": "string",
     "label": "string",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from ..annotations import VIDEO_SUFFIXES, ClipSpec, files_below, stem, with_source
+from ..annotations import VIDEO_SUFFIXES, ClipSpec, files_below, stem
 
 
 def index(raw: Path) -> dict[str, list[Path]]:
@@ -33,7 +34,7 @@ def find(specs: Iterable[ClipSpec], raw: Path, clip_names: tuple[str, ...]) -> l
     ]
     fits = Counter(name for names in candidates for name in set(names))
     return [
-        with_source(spec, next((_best(videos[name]) for name in names if name in videos and fits[name] == 1), None))
+        replace(spec, source=next((_best(videos[name]) for name in names if name in videos and fits[name] == 1), None))
         for spec, names in zip(specs, candidates, strict=True)
     ]
 
