@@ -1,0 +1,94 @@
+"""python -m datakit status and failed: what became of every clip, also while a run is going on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import console
+from ..errors import EXIT_DONE
+from . import NOT_LET_IN, Commands, command, counted, set_dir
+
+
+def add(commands: Commands) -> None:
+    status = command(commands, "status", "what happened: counts for each variant and split, and a histogram of reasons")
+    status.set_defaults(main=_status)
+    failed = command(commands, "failed", "every clip that is not there, by name and reason")
+    failed.set_defaults(main=_failed)
+
+
+def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """A row a clip for each variant, from the journal, also while a run is going on; with ``tries``, ``last_utc``."""
+    from .. import catalog, lists
+    from ..annotations import JOURNAL
+    from ..journal import Journal
+    from ..layout import stage_of
+
+    folder = set_dir(args)
+    tables = {}
+    with Journal.read(folder / JOURNAL) as journal:
+        allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
+        for name in (journal.setting("variants") or "").split():
+            tries = journal.tries(stage_of(name))
+            _, rows = lists.table(folder, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
+            for row in rows:
+                row["tries"], row["last_utc"] = tries.get(row["id"], (0, None))
+            tables[name] = rows
+    return tables
+
+
+def _status(args: argparse.Namespace) -> int:
+    from collections import Counter
+
+    report: dict[str, dict[str, Any]] = {}
+    for variant, rows in _now(args).items():
+        report[variant] = {
+            "splits": {
+                split: dict(Counter(row["status"] for row in rows if row["split"] == split))
+                for split in sorted({row["split"] for row in rows})
+            },
+            "frames": sum(row.get("frames") or 0 for row in rows),
+            "reasons": dict(
+                Counter(_kind(row["status"], row["reason"]) for row in rows if row["reason"]).most_common()
+            ),
+        }
+    if args.json:
+        console.print_json("datakit-status", {"set": args.name, "variants": report})
+        return EXIT_DONE
+    for variant, entry in report.items():
+        print(f"{args.name}/{variant}: {entry['frames']} frames")
+        for split, statuses in entry["splits"].items():
+            print(f"  {split:6} {sum(statuses.values()):7} asked for: {counted(statuses)}")
+        longest = max(entry["reasons"].values(), default=0)
+        for reason, count in entry["reasons"].items():
+            print(f"  {count:6} {'#' * max(1, round(30 * count / longest)):30} {reason}")
+    return EXIT_DONE
+
+
+def _failed(args: argparse.Namespace) -> int:
+    wanted = ("id", "split", "label", "status", "reason", "tries", "last_utc")
+    failed = [
+        {"variant": variant, **{name: row[name] for name in wanted}}
+        for variant, rows in _now(args).items()
+        for row in rows
+        if row["status"] not in ("ok", "pending")
+    ]
+    if args.json:
+        console.print_json("datakit-failed", {"set": args.name, "failed": failed})
+        return EXIT_DONE
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for row in failed:
+        together.setdefault((row["id"], row["status"], str(row["reason"])), []).append(row["variant"])
+    for (clip_id, status, reason), variants in sorted(together.items()):
+        print(f"{clip_id}  {status}: {reason}  [{', '.join(variants)}]")
+    if not failed:
+        print(f"{args.name}: nothing failed, nothing is missing")
+    return EXIT_DONE
+
+
+def _kind(status: str, reason: str | None) -> str:
+    """A reason without what is particular to one file (numbers, a decoder's words), so that equal ones add up."""
+    import re
+
+    text = re.sub(r"\d+", "N", re.split(";|: \\[", reason or "")[0])
+    return status if status == "missing" else f"{status}: {text}"
