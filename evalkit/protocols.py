@@ -14,7 +14,7 @@ from .views import RULES
 
 MODES = ("efficient", "accurate")
 NUM_CROPS = (1, 3, 5, 10)
-AGGREGATIONS = ("prob-mean",)
+AGGREGATIONS = ("prob-mean", "prob-sum", "prob-max", "logit-mean", "segment-logit-mean")
 
 _ROW_KEYS = {
     "version",
@@ -34,7 +34,16 @@ class Protocol:
     """How a video is tested. Clip length and frame interval are the network's, everything else is here.
 
     ``short_side_px`` (aspect kept) or ``resize_px`` = (width, height) (aspect lost): one of the two is given.
-    ``num_crops``: 1, 3, 5, or 10 = the five and the same mirrored. ``options`` go to ``views.frame_indices``.
+    ``num_crops``: 1, 3, 5, or 10 = the five, each followed by its mirror image. ``options`` go to
+    ``views.frame_indices``.
+    ``aggregation``: how the views of a video become its row of scores; a row of sampled frames is a view unless said
+        prob-mean            softmax of each view, mean (mmaction2's 3D networks, torchvision and PySlowFast, whose sums
+                             are this times the number of views)
+        prob-sum, prob-max   softmax of each view, sum or element-wise maximum (PySlowFast's ENSEMBLE_METHOD)
+        logit-mean           mean over all views, then one softmax: TSN, whose averaged features give the same logits
+                             through a linear classifier; GluonCV
+        segment-logit-mean   TSM: ``num_segments`` rows of the network are one view, whose logits the network averages;
+                             softmax of each view, mean
     """
 
     name: str
