@@ -2,35 +2,52 @@
 
     with reader.open(path) as video:
         video.num_frames, video.fps, video.height, video.width
-        frames = video.frames([0, 16, 32])          # uint8 [3, H, W, 3]
+        frames = video.frames([0, 16, 32])          # uint8 [3, H, W, 3]; flow: [3, H, W, 2], 128 = no motion
 
-Index 0 is the first frame that a player would show: packets that an edit list discards do not count.
-PyAV decodes; it knows the rotation of a picture but does not apply it, so this module does.
+``path`` is told by what is there:
+
+    clip.mp4                                    a video, RGB; or flow, when its comment tag says so
+    clip/img_00001.jpg  clip/00001.jpg  ...     a folder of JPEG files, RGB, whatever stands before the number
+    clip/flow_x_00001.jpg clip/flow_y_00001.jpg flow as denseflow names it (two grey pictures a flow)
+    clip/x_00001.jpg clip/y_00001.jpg           flow as mmaction2's own tool names it
+
+Index 0 is the first frame that a player would show: packets that an edit list discards do not count. Files may be
+numbered from 0 or from 1; index 0 is the first of them, and a number that is missing is an error, never a shift.
+PyAV decodes videos; it knows the rotation of a picture but does not apply it, so this module does. Pillow decodes JPEG:
+it carries libjpeg-turbo and gives the same bytes as OpenCV's wheel and PyTurboJPEG, which mmaction2 reads with.
 """
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
+from PIL import Image, UnidentifiedImageError
 
 from .errors import Unreadable
 
 Pixels = Literal["displayed", "stored"]
+Kind = Literal["rgb", "flow"]
 Frames = npt.NDArray[np.uint8]
 
 HIGHEST_BELIEVED_FPS = 480
 # Decoders that give the same picture after a seek as from the start; H.263 and MPEG-4 part 2 do not always.
 SEEK_EXACT_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
+# In the comment tag of a video whose pictures hold flow: the upper half is x, the lower half y.
+FLOW_PLANES_TAG = "flow=x-above-y"
+FLOW_PREFIXES = (("flow_x_", "flow_y_"), ("x_", "y_"))
+_NUMBERED = re.compile(r"(.*?)([0-9]+)\.jpe?g", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +64,179 @@ class PacketIndex:
     seekable: bool
 
 
-def open(path: str | Path, *, num_frames: int | None = None, pixels: Pixels = "displayed") -> Video:
-    """Open a video file for reading by frame index.
+def open(
+    path: str | Path, *, num_frames: int | None = None, pixels: Pixels = "displayed", kind: Kind | None = None
+) -> Video:
+    """Open a video file or a folder of JPEG files for reading by frame index.
 
-    ``num_frames``: the decoded count, when a manifest vouches for it; it saves counting and allows seeking.
+    ``num_frames``: the decoded count, when a manifest vouches for it; it saves counting and allows seeking. Of a folder
+    with more files only that many are read (a list of others may say so), with fewer it is ``Unreadable``.
     ``pixels``: "displayed" applies rotation and pixel aspect ratio; "stored" applies rotation only, which is what
     mmaction2, PySlowFast, decord and OpenCV show of a file whose pixels are not square.
+    ``kind``: which one to read of a folder that holds both frames and flow; else what is there is what is read.
     Raises ``Unreadable`` (naming the file) when it holds no picture that can be decoded.
     """
-    return Video(Path(path), num_frames=num_frames, pixels=pixels)
+    where = Path(path)
+    if where.is_dir():
+        return JpegFolder(where, num_frames=num_frames, kind=kind)
+    video = VideoFile(where, num_frames=num_frames, pixels=pixels)
+    if kind is not None and video.kind != kind:
+        video.close()
+        raise Unreadable(f"{path} holds {video.kind}, {kind} was asked for")
+    return video
 
 
-class Video:
-    """One open video. Not safe to share between threads."""
+class Video(ABC):
+    """One open clip, whatever it is stored as. Not safe to share between threads.
+
+    ``kind`` "rgb" gives frames of three channels, "flow" of two (x, y; 128 = no motion). ``fps`` is 0 where nothing
+    says it (a folder of pictures).
+    """
+
+    path: Path
+    kind: Kind
+    fps: float
+    height: int
+    width: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @property
+    @abstractmethod
+    def num_frames(self) -> int: ...
+
+    @abstractmethod
+    def frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
+        """Unique indices and frames for a plan that needs the number of frames, in one decode where that can be.
+
+        ``plan(num_frames)`` returns the indices wanted. Returns (sorted unique indices, uint8 [len, H, W, channels]).
+        """
+
+    def frames(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Frames:
+        """The frames at ``indices`` (any order, repeats allowed) as uint8 [n, H, W, 3], RGB; flow [n, H, W, 2].
+
+        Every distinct frame is decoded and converted once. Raises ``IndexError`` for an index outside the video and
+        ``Unreadable`` when decoding breaks off before the last one wanted.
+        """
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if wanted.size == 0:
+            return self._empty(0)
+        unique, inverse = np.unique(wanted, return_inverse=True)
+        if unique[0] < 0:
+            raise IndexError(f"{self.path}: frame {unique[0]} asked for; indices start at 0")
+        picked = self._pick(unique)
+        return picked if np.array_equal(unique[inverse], unique) else picked[inverse]
+
+    @abstractmethod
+    def _pick(self, unique: npt.NDArray[np.int64]) -> Frames:
+        """The frames at sorted indices, none of them twice or negative."""
+
+    def _empty(self, count: int) -> Frames:
+        return np.empty((count, self.height, self.width, 2 if self.kind == "flow" else 3), np.uint8)
+
+
+class JpegFolder(Video):
+    """A folder of numbered JPEG files: frames, or flow as pairs of grey pictures."""
+
+    def __init__(self, path: Path, *, num_frames: int | None, kind: Kind | None) -> None:
+        self.path = path
+        self.fps = 0.0
+        self.kind, self._names = _numbered_files(path, kind)
+        if num_frames is not None:
+            if num_frames > len(self._names):
+                raise Unreadable(f"{path}: {len(self._names)} {_UNITS[self.kind]}, the list says {num_frames}")
+            self._names = self._names[:num_frames]
+        self.height, self.width = self._picture(self._names[0][0]).shape[:2]
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._names)
+
+    def frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
+        unique = np.unique(plan(self.num_frames))
+        return unique, self.frames(unique)
+
+    def _pick(self, unique: npt.NDArray[np.int64]) -> Frames:
+        if unique[-1] >= self.num_frames:
+            raise IndexError(f"{self.path}: {self.kind} {unique[-1]} asked for, the folder has {self.num_frames}")
+        out = self._empty(len(unique))
+        for place, number in enumerate(unique):
+            for plane, name in enumerate(self._names[number]):
+                picture = self._picture(name)
+                if picture.shape[:2] != out.shape[1:3]:
+                    raise Unreadable(
+                        f"{self.path / name}: {picture.shape[1]}x{picture.shape[0]}, "
+                        f"the folder's first is {self.width}x{self.height}"
+                    )
+                if self.kind == "flow":
+                    out[place, :, :, plane] = picture
+                else:
+                    out[place] = picture
+        return out
+
+    def _picture(self, name: str) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W, 3], of a plane of flow [H, W]."""
+        mode = "L" if self.kind == "flow" else "RGB"
+        try:
+            with Image.open(self.path / name, formats=["JPEG"]) as image:
+                return np.asarray(image if image.mode == mode else image.convert(mode))
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:  # a broken header, a cut-off file
+            raise Unreadable(f"{self.path / name}: {error}") from error
+
+
+_UNITS: dict[Kind, str] = {"rgb": "frames", "flow": "flows"}
+
+
+def _numbered_files(folder: Path, kind: Kind | None) -> tuple[Kind, list[tuple[str, ...]]]:
+    """What a folder holds, and the file or the two files of each index, in order. Raises ``Unreadable``."""
+    series: dict[str, dict[int, str]] = {}
+    for entry in folder.iterdir():
+        match = _NUMBERED.fullmatch(entry.name)
+        if match is None or entry.name.startswith("."):
+            continue
+        files = series.setdefault(match[1], {})
+        if int(match[2]) in files:
+            raise Unreadable(f"{folder}: {files[int(match[2])]} and {entry.name} have the same number")
+        files[int(match[2])] = entry.name
+    planes = next((pair for pair in FLOW_PREFIXES if series.keys() & pair), ())
+    if len(series.keys() & planes) == 1:
+        raise Unreadable(f"{folder}: only {min(series.keys() & planes)} files, flow needs {' and '.join(planes)}")
+    pictures = sorted(series.keys() - planes)
+    if kind is None:
+        if planes and pictures:
+            raise Unreadable(f"{folder} holds frames and flow; say which: reader.open(path, kind='rgb') or 'flow'")
+        kind = "flow" if planes else "rgb"
+    chosen = list(planes) if kind == "flow" else pictures
+    if not chosen:
+        raise Unreadable(f"{folder}: no numbered JPEG files of {_UNITS[kind]}")
+    if kind == "rgb" and len(chosen) > 1:
+        raise Unreadable(f"{folder}: several series of pictures: {', '.join(map(repr, chosen))}")
+    numbers = [sorted(series[prefix]) for prefix in chosen]
+    for prefix, found in zip(chosen, numbers, strict=True):
+        if found[0] > 1:
+            raise Unreadable(f"{folder}: {series[prefix][found[0]]} is the first file; numbers start at 0 or 1")
+        if found[-1] - found[0] + 1 != len(found):
+            gap = next(number for number, there in enumerate(found, start=found[0]) if number != there)
+            raise Unreadable(f"{folder}: no file {prefix}{gap}, but one {series[prefix][found[-1]]}")
+    if any(other != numbers[0] for other in numbers[1:]):
+        raise Unreadable(f"{folder}: {len(numbers[0])} files {chosen[0]}, {len(numbers[1])} files {chosen[1]}")
+    return kind, [tuple(series[prefix][number] for prefix in chosen) for number in numbers[0]]
+
+
+class VideoFile(Video):
+    """One open video file."""
 
     def __init__(self, path: Path, *, num_frames: int | None, pixels: Pixels) -> None:
         self.path = path
@@ -78,7 +255,8 @@ class Video:
         except BaseException:
             self._container.close()
             raise
-        self.fps: float = self._frame_rate()
+        self.kind = "flow" if FLOW_PLANES_TAG in self._container.metadata.get("comment", "").split() else "rgb"
+        self.fps = self._frame_rate()
         self._quarter_turns = round(first.rotation / 90) % 4
         sar = Fraction(1)
         if pixels == "displayed":
@@ -87,15 +265,9 @@ class Video:
         self._stored = (max(1, round(first.width * sar)), first.height)
         turned = self._quarter_turns % 2 == 1
         self.width, self.height = self._stored[::-1] if turned else self._stored
+        if self.kind == "flow":
+            self.height //= 2
         self._reformatter = VideoReformatter()
-
-    def __enter__(self) -> Video:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._container.close()
@@ -113,30 +285,9 @@ class Video:
             self._index = packet_index(self.path)
         return self._index
 
-    def frames(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Frames:
-        """The frames at ``indices`` (any order, repeats allowed) as uint8 [n, H, W, 3], RGB.
-
-        Every distinct frame is decoded and converted once. Raises ``IndexError`` for an index outside the video and
-        ``Unreadable`` when decoding breaks off before the last one wanted.
-        """
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if wanted.size == 0:
-            return np.empty((0, self.height, self.width, 3), np.uint8)
-        unique, inverse = np.unique(wanted, return_inverse=True)
-        if unique[0] < 0:
-            raise IndexError(f"{self.path}: frame {unique[0]} asked for; indices start at 0")
-        if self._known_frames is not None and unique[-1] >= self._known_frames:
-            raise IndexError(f"{self.path}: frame {unique[-1]} asked for, the video has {self._known_frames}")
-        picked = self._pick(unique)
-        return picked if np.array_equal(unique[inverse], unique) else picked[inverse]
-
     def frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
-        """Unique indices and frames for a plan that needs the number of frames, in one decode where that can be.
-
-        ``plan(num_frames)`` returns the indices wanted. The number is guessed from the packets first and checked while
-        decoding; only a file whose packets lie about its frames is decoded twice.
-        Returns (sorted unique indices, uint8 [len, H, W, 3]).
-        """
+        # The number is guessed from the packets first and checked while decoding; only a file whose packets lie about
+        # its frames is decoded twice.
         if self._known_frames is not None:
             unique = np.unique(plan(self._known_frames))
             return unique, self._pick(unique)
@@ -151,6 +302,8 @@ class Video:
         return unique, self._pick(unique)
 
     def _pick(self, unique: npt.NDArray[np.int64]) -> Frames:
+        if self._known_frames is not None and unique.size and unique[-1] >= self._known_frames:
+            raise IndexError(f"{self.path}: frame {unique[-1]} asked for, the video has {self._known_frames}")
         if self._vouched:
             try:
                 frames = self._decode_by_seeking(unique)
@@ -186,7 +339,7 @@ class Video:
     ) -> tuple[int, Frames]:
         """Count frames and convert those in ``unique`` (sorted). A broken end counts what came before it."""
         self._reopen()
-        out = np.empty((len(unique), self.height, self.width, 3), np.uint8)
+        out = self._empty(len(unique))
         found = count = 0
         try:
             for frame in self._container.decode(self._stream):
@@ -213,7 +366,7 @@ class Video:
         group = np.searchsorted(keys, unique, side="right") - 1
         if group[0] < 0:
             return None
-        out = np.empty((len(unique), self.height, self.width, 3), np.uint8)
+        out = self._empty(len(unique))
         found = 0
         at = -1  # the frame last decoded
         while found < len(unique):
@@ -235,6 +388,11 @@ class Video:
 
     def _convert(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         width, height = self._stored
+        if self.kind == "flow":  # grey as stored: a conversion could stretch the range
+            if frame.format.name != "gray":
+                raise Unreadable(f"{self.path}: flow in {frame.format.name}, gray expected")
+            planes: Frames = frame.to_ndarray().reshape(2, self.height, self.width)  # type: ignore[assignment]
+            return planes.transpose(1, 2, 0)
         # Default swscale conversion, as every reader of this field uses: they may differ in frames, not in colours.
         rgb: Frames = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()  # type: ignore[assignment]
         return np.rot90(rgb, self._quarter_turns) if self._quarter_turns else rgb

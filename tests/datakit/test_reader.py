@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datakit import reader
 from datakit.errors import Unreadable
@@ -106,3 +108,106 @@ def test_stored_pixels_ignore_the_aspect_ratio(videos: Path) -> None:
     with reader.open(path) as displayed, reader.open(path, pixels="stored") as stored:
         assert (displayed.width, displayed.height) == (427, 256)
         assert (stored.width, stored.height) == (340, 256)
+
+
+def write_jpegs(folder: Path, template: str, pictures: Sequence[np.ndarray], *, first: int = 1) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures, start=first):
+        Image.fromarray(picture).save(folder / template.format(number), quality=95)
+    return folder
+
+
+def pictures(count: int, *shape: int) -> list[np.ndarray]:
+    """Smooth pictures, so that JPEG keeps them; no two alike."""
+    ramp = np.add.outer(np.arange(shape[0]), 2 * np.arange(shape[1]))
+    grey = [(ramp + 9 * number).astype(np.uint8) for number in range(count)]
+    return [np.stack([one, one // 2, 255 - one], axis=-1) if shape[2:] else one for one in grey]
+
+
+@pytest.mark.parametrize("template", ["img_{:05}.jpg", "{:05}.jpg", "frame_{:06}.jpeg", "a clip-{}.JPG"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_folder_of_frames_is_read_by_number_as_opencv_reads_it(tmp_path: Path, template: str, first: int) -> None:
+    cv2 = pytest.importorskip("cv2")
+    folder = write_jpegs(tmp_path / "clip", template, pictures(12, 40, 60, 3), first=first)
+    (folder / "notes.txt").touch()
+    (folder / "._img_00001.jpg").write_bytes(b"a Mac was here")
+    with reader.open(folder) as video:
+        assert (video.kind, video.num_frames, video.height, video.width, video.fps) == ("rgb", 12, 40, 60, 0)
+        found = video.frames([11, 2, 2])
+        indices, planned = video.frames_for(lambda count: np.array([count - 1, 0]))
+    wanted = [cv2.imread(str(folder / template.format(number + first)))[:, :, ::-1] for number in (11, 2, 2)]
+    assert np.array_equal(found, wanted)
+    assert indices.tolist() == [0, 11]
+    assert np.array_equal(planned[1], wanted[0])
+
+
+def test_real_pictures_decode_as_opencv_decodes_them(tmp_path: Path, videos: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    with reader.open(videos / "fixtures" / "vid1.mp4") as video:
+        frames = video.frames([0, 5])
+    for number, (frame, sampling) in enumerate(zip(frames, ("4:2:0", "4:4:4"), strict=True), start=1):
+        Image.fromarray(frame).save(tmp_path / f"img_{number:05}.jpg", quality=90, subsampling=sampling)
+    Image.fromarray(frames[0]).convert("L").save(tmp_path / "img_00003.jpg", quality=90)
+    with reader.open(tmp_path) as folder:
+        found = folder.frames([0, 1, 2])
+    wanted = [cv2.imread(str(tmp_path / f"img_{number:05}.jpg"))[:, :, ::-1] for number in (1, 2, 3)]
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("prefix", ["flow_", ""])
+def test_folder_of_flow_has_two_channels_and_its_own_count(tmp_path: Path, prefix: str) -> None:
+    x, y = pictures(7, 32, 48), [255 - picture for picture in pictures(7, 32, 48)]
+    write_jpegs(tmp_path, prefix + "x_{:05}.jpg", x)
+    write_jpegs(tmp_path, prefix + "y_{:05}.jpg", y)
+    with reader.open(tmp_path) as video:
+        assert (video.kind, video.num_frames) == ("flow", 7)
+        found = video.frames([6, 0])
+    assert found.shape == (2, 32, 48, 2)
+    for place, number in enumerate((7, 1)):
+        for plane, axis in enumerate("xy"):
+            with Image.open(tmp_path / f"{prefix}{axis}_{number:05}.jpg") as image:
+                assert np.array_equal(found[place, :, :, plane], image)
+
+
+def test_folder_with_frames_and_flow_asks_which(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, "img_{:05}.jpg", pictures(3, 16, 16, 3))
+    write_jpegs(tmp_path, "flow_x_{:05}.jpg", pictures(2, 16, 16))
+    write_jpegs(tmp_path, "flow_y_{:05}.jpg", pictures(2, 16, 16))
+    with pytest.raises(Unreadable, match="kind='rgb'"):
+        reader.open(tmp_path)
+    with reader.open(tmp_path, kind="flow") as flow, reader.open(tmp_path, kind="rgb") as rgb:
+        assert (flow.num_frames, rgb.num_frames) == (2, 3)
+        assert flow.frames([1]).shape == (1, 16, 16, 2)
+        assert rgb.frames([2]).shape == (1, 16, 16, 3)
+
+
+def test_folder_that_cannot_be_trusted_is_refused_by_name(tmp_path: Path) -> None:
+    def refused(folder: Path, match: str, **options: Any) -> None:
+        with pytest.raises(Unreadable, match=match) as caught:
+            reader.open(folder, **options).frames([0, 1])
+        assert str(folder) in str(caught.value)
+
+    gap = write_jpegs(tmp_path / "gap", "img_{:05}.jpg", pictures(5, 16, 16, 3))
+    (gap / "img_00003.jpg").unlink()
+    refused(gap, "no file img_3, but one img_00005.jpg")
+    refused(write_jpegs(tmp_path / "late", "{:05}.jpg", pictures(2, 16, 16, 3), first=7), "00007.jpg is the first")
+    uneven = write_jpegs(tmp_path / "uneven", "x_{:05}.jpg", pictures(3, 16, 16))
+    refused(uneven, "only x_")
+    write_jpegs(uneven, "y_{:05}.jpg", pictures(2, 16, 16))
+    refused(uneven, "3 files x_, 2 files y_")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no numbered JPEG")
+    two = write_jpegs(tmp_path / "two", "a_{}.jpg", pictures(2, 16, 16, 3))
+    write_jpegs(two, "b_{}.jpg", pictures(2, 16, 16, 3))
+    refused(two, "several series")
+    cut = write_jpegs(tmp_path / "cut", "img_{:05}.jpg", pictures(2, 16, 16, 3))
+    (cut / "img_00002.jpg").write_bytes((cut / "img_00002.jpg").read_bytes()[:-40])
+    refused(cut, "img_00002.jpg")
+    sizes = write_jpegs(tmp_path / "sizes", "img_{:05}.jpg", [*pictures(1, 16, 16, 3), *pictures(1, 16, 20, 3)])
+    refused(sizes, "img_00002.jpg: 20x16")
+    whole = write_jpegs(tmp_path / "whole", "img_{:05}.jpg", pictures(4, 16, 16, 3))
+    refused(whole, "4 frames, the list says 5", num_frames=5)
+    with reader.open(whole, num_frames=3) as video:
+        assert video.num_frames == 3
+        with pytest.raises(IndexError, match="whole"):
+            video.frames([3])
