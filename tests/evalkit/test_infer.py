@@ -291,7 +291,7 @@ def test_memory_that_is_decoded_ahead_is_bounded(clips: list[Clip], monkeypatch:
     monkeypatch.setattr(infer, "DECODED_AHEAD_BYTES", 1000)
     ahead: list[int] = []
     lock = threading.Lock()
-    real = infer.reader.Video.frames_for
+    real = infer.reader.VideoFile.frames_for
 
     def counted(self: Any, plan: Any) -> Any:
         def planned(num_frames: int) -> Any:
@@ -302,7 +302,7 @@ def test_memory_that_is_decoded_ahead_is_bounded(clips: list[Clip], monkeypatch:
 
         return real(self, planned)
 
-    monkeypatch.setattr(infer.reader.Video, "frames_for", counted)
+    monkeypatch.setattr(infer.reader.VideoFile, "frames_for", counted)
     outcomes = infer.score(clips, Look(), protocol(), workers=4, batch_views=9)
     for number, _ in enumerate(outcomes, start=1):
         assert len(ahead) <= number + 1
