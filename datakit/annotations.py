@@ -31,7 +31,11 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
-    """One clip that somebody wants: what it is called, what it shows, and its file when that is known."""
+    """One clip that somebody wants: what it is called, what it shows, and its file when that is known.
+
+    ``start_s`` and ``end_s`` are moments of ``video``. ``event`` is the longer piece of it that holds the clip, where
+    a data set knows such pieces. ``cut_s`` is the part of ``source`` that is the clip; ``None``: all of it.
+    """
 
     id: str
     video: str
@@ -39,7 +43,9 @@ class ClipSpec:
     label: str | None
     start_s: float | None = None
     end_s: float | None = None
+    event: str = ""
     source: Path | None = None
+    cut_s: tuple[float, float] | None = None
 
 
 def kinetics_csv(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpec]:

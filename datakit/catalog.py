@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
@@ -56,17 +56,17 @@ class Variant:
             "hdr": {"refuse"},
             "interlaced": {"keep"},
         }
-        for field, values in allowed.items():
-            if getattr(self, field) not in values:
+        for key, values in allowed.items():
+            if getattr(self, key) not in values:
                 raise BadManifest(
-                    f"variants.toml [{self.name}]: {field} = {getattr(self, field)!r}; "
+                    f"variants.toml [{self.name}]: {key} = {getattr(self, key)!r}; "
                     f"this version knows {', '.join(sorted(values))}"
                 )
         if bool(self.width_px) != bool(self.height_px) or (self.short_side_px and self.width_px):
             raise BadManifest(f"variants.toml [{self.name}]: give short_side_px, or width_px and height_px, or none")
-        for field in ("short_side_px", "width_px", "height_px"):
-            if getattr(self, field) % 2:
-                raise BadManifest(f"variants.toml [{self.name}]: {field} must be even for {self.pixel_format}")
+        for key in ("short_side_px", "width_px", "height_px"):
+            if getattr(self, key) % 2:
+                raise BadManifest(f"variants.toml [{self.name}]: {key} must be even for {self.pixel_format}")
 
     def size(self, displayed_width: Fraction, displayed_height: Fraction) -> tuple[int, int]:
         """Width and height of the output for a displayed picture, both even.
@@ -96,31 +96,58 @@ class Variant:
     def encode_key(self, size: tuple[int, int]) -> str:
         """What the encoder does for one source: equal keys of two variants mean one encode serves both."""
         table = self.definition()
-        for field in ("short_side_px", "width_px", "height_px", "upscale"):
-            del table[field]
+        for key in ("short_side_px", "width_px", "height_px", "upscale"):
+            del table[key]
         return digest({**table, "size": list(size)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """One annotation file of a data set: its names, how many rows it has, where it comes from."""
+    """One annotation file of a data set: its names, how many rows it has, where it comes from.
+
+    ``rows`` is 0 where nobody published the count. ``member`` is the file's name where ``url`` is an archive.
+    """
 
     name: str
     files: tuple[str, ...]
-    rows: int
-    url: str
+    rows: int = 0
+    url: str = ""
+    member: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a data set lies on disk: ``split/class/id.mp4`` or ``split/id.mp4``; what its sources are.
+
+    ``frame_names`` ("{:05}.jpg", counted from 1) where a source is a folder of pictures, with their rate.
+    """
+
+    class_folders: bool = True
+    frame_names: str = ""
+    fps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """One data set (``manifests/datasets/*.toml``)."""
+    """One data set (``manifests/datasets/*.toml``).
+
+    ``clip_names``, ``event_names`` and ``video_names`` are the published names, best first, of a file that holds the
+    clip, the event it is part of, and the whole video. ``sources`` are tables that only the source of that name reads.
+    """
 
     name: str
     title: str
     annotation: str
     clip_names: tuple[str, ...]
+    event_names: tuple[str, ...] = ()
+    video_names: tuple[str, ...] = ()
     classes: tuple[str, ...]
     splits: tuple[Split, ...]
+    layout: Layout = Layout()
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    label_orders: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    flip_labels: tuple[tuple[str, str], ...] = ()
     licence: str
     access: str
 
@@ -140,8 +167,8 @@ def variant(name: str) -> Variant:
         raise UsageError(f"no variant {name!r}; type --variant with one of: {', '.join(table)}")
     entry = {**defaults, **table[name]}
     _check(entry, Variant, f"variants.toml [{name}]")
-    for field in ("scaler_flags", "x264"):
-        entry[field] = tuple(entry[field])
+    for key in ("scaler_flags", "x264"):
+        entry[key] = tuple(entry[key])
     return Variant(name=name, **entry)
 
 
@@ -159,10 +186,11 @@ def dataset(name: str) -> Dataset | None:
     splits = []
     for split_name, entry in table.pop("splits").items():
         _check(entry, Split, f"{where} [splits.{split_name}]")
-        splits.append(Split(name=split_name, files=tuple(entry["files"]), rows=entry["rows"], url=entry["url"]))
-    for field in ("clip_names", "classes"):
-        table[field] = tuple(table[field])
-    return Dataset(name=name, splits=tuple(splits), **table)
+        splits.append(Split(name=split_name, **{**entry, "files": tuple(entry["files"])}))
+    _check(layout := table.pop("layout", {}), Layout, f"{where} [layout]")
+    for key in ("clip_names", "event_names", "video_names", "classes"):
+        table[key] = tuple(table.get(key, ()))
+    return Dataset(name=name, splits=tuple(splits), layout=Layout(**layout), **table)
 
 
 def digest(value: object) -> str:
@@ -178,6 +206,6 @@ def _even(value: Fraction) -> int:
 
 def _check(table: dict[str, Any], kind: type, where: str) -> None:
     try:
-        manifests.check_keys(table, {field.name for field in fields(kind)} - {"name"}, where)
+        manifests.check_keys(table, {one.name for one in fields(kind)} - {"name"}, where)
     except KeyError as error:
         raise BadManifest(error.args[0]) from error

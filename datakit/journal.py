@@ -18,11 +18,13 @@ from typing import Any
 from .annotations import ClipSpec
 from .errors import BadManifest, DataError, UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_CLIP_COLUMNS = "id, video, split, label, start_s, end_s, source, event, cut_from_s, cut_to_s"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS clip (
     id TEXT PRIMARY KEY, video TEXT NOT NULL, split TEXT NOT NULL, label TEXT,
-    start_s REAL, end_s REAL, source TEXT
+    start_s REAL, end_s REAL, source TEXT,
+    event TEXT NOT NULL DEFAULT '', cut_from_s REAL, cut_to_s REAL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS item (
     id TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, status TEXT NOT NULL, error TEXT NOT NULL,
@@ -116,20 +118,32 @@ class Journal:
                 spec.start_s,
                 spec.end_s,
                 str(spec.source) if spec.source else None,
+                spec.event,
+                *(spec.cut_s or (None, None)),
             )
             for spec in clips
         ]
         with self._connection:
             self._connection.executemany("DELETE FROM clip WHERE split = ?", [(split,) for split in replaced])
-            self._connection.executemany("INSERT OR REPLACE INTO clip VALUES (?,?,?,?,?,?,?)", rows)
+            self._connection.executemany(
+                f"INSERT OR REPLACE INTO clip ({_CLIP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", rows
+            )
 
     def clips(self) -> list[ClipSpec]:
-        rows = self._connection.execute("SELECT id, video, split, label, start_s, end_s, source FROM clip ORDER BY id")
+        rows = self._connection.execute(f"SELECT {_CLIP_COLUMNS} FROM clip ORDER BY id")
         return [
             ClipSpec(
-                id=id_, video=video, split=split, label=label, start_s=start, end_s=end, source=source and Path(source)
+                id=id_,
+                video=video,
+                split=split,
+                label=label,
+                start_s=start,
+                end_s=end,
+                source=source and Path(source),
+                event=event,
+                cut_s=None if cut_from is None else (cut_from, cut_to),
             )
-            for id_, video, split, label, start, end, source in rows
+            for id_, video, split, label, start, end, source, event, cut_from, cut_to in rows
         ]
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
@@ -181,7 +195,12 @@ def _connect(path: Path) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(path, timeout=60)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+        if version == 1:  # before clips could be parts of events and of files
+            for column in ("event TEXT NOT NULL DEFAULT ''", "cut_from_s REAL", "cut_to_s REAL"):
+                connection.execute(f"ALTER TABLE clip ADD COLUMN {column}")
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.commit()
+        elif version not in (0, SCHEMA_VERSION):
             raise BadManifest(f"{path} was written by another version (schema {version}); move it away to start afresh")
         yield connection
     except sqlite3.OperationalError as error:  # disk full, no permission, a disk that cannot lock
