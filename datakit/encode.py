@@ -22,6 +22,7 @@ from typing import Any
 import av
 import ffmpeg
 import imageio_ffmpeg
+import numpy as np
 
 from .catalog import Variant
 from .errors import Retryable, ToolMissing, Unreadable
@@ -184,7 +185,7 @@ def samples_of(frame: av.VideoFrame) -> Iterator[memoryview | bytes]:
         if step == width:
             yield samples
         else:
-            yield b"".join(samples[row * step : row * step + width] for row in range(plane.height))
+            yield np.frombuffer(samples, np.uint8).reshape(-1, step)[: plane.height, :width].tobytes()
 
 
 def read_tag(path: Path) -> str:
