@@ -11,7 +11,11 @@
       ToolMissing           exit 4: a program or package is not there
       ItemError             one item failed: recorded in the journal, the run goes on
         Retryable           may work on the next run (time-out, short read, disk full)
-        Missing             the list names it, the folder does not have it
+          RateLimited       the server wants a pause; says nothing about the item
+        Gone                deleted, private, blocked: not asked for again unless --retry-gone
+        NeedsLogin          the server wants an account (--cookies) or another address (--proxy) first
+        BadArchive          an archive that is cut short, broken, incomplete, or tries to do harm
+        Missing             the list names it, the source does not have it
         Unreadable          no picture can be decoded
         Damaged             decodes in part
         Refused             readable, but a rule of the variant says no (HDR, whole video instead of a clip)
@@ -64,6 +68,22 @@ class ItemError(KitError):
 
 
 class Retryable(ItemError):
+    pass
+
+
+class RateLimited(Retryable):
+    pass
+
+
+class Gone(ItemError):
+    pass
+
+
+class NeedsLogin(ItemError):
+    pass
+
+
+class BadArchive(ItemError):
     pass
 
 
