@@ -34,7 +34,8 @@ class ClipSpec:
     """One clip that somebody wants: what it is called, what it shows, and its file when that is known.
 
     ``start_s`` and ``end_s`` are moments of ``video``. ``event`` is the longer piece of it that holds the clip, where
-    a data set knows such pieces. ``cut_s`` is the part of ``source`` that is the clip; ``None``: all of it.
+    a data set knows such pieces, and ``event_s`` its moments of ``video``. ``cut_s`` is the part of ``source`` that is
+    the clip; ``None``: all of it.
     """
 
     id: str
@@ -44,6 +45,7 @@ class ClipSpec:
     start_s: float | None = None
     end_s: float | None = None
     event: str = ""
+    event_s: tuple[float, float] | None = None
     source: Path | None = None
     cut_s: tuple[float, float] | None = None
 

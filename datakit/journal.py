@@ -19,12 +19,14 @@ from .annotations import ClipSpec
 from .errors import BadManifest, DataError, UsageError
 
 SCHEMA_VERSION = 2
-_CLIP_COLUMNS = "id, video, split, label, start_s, end_s, source, event, cut_from_s, cut_to_s"
+_CLIP_COLUMNS = (
+    "id, video, split, label, start_s, end_s, source, event, event_start_s, event_end_s, cut_start_s, cut_end_s"
+)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS clip (
     id TEXT PRIMARY KEY, video TEXT NOT NULL, split TEXT NOT NULL, label TEXT,
     start_s REAL, end_s REAL, source TEXT,
-    event TEXT NOT NULL DEFAULT '', cut_from_s REAL, cut_to_s REAL
+    event TEXT NOT NULL DEFAULT '', event_start_s REAL, event_end_s REAL, cut_start_s REAL, cut_end_s REAL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS item (
     id TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, status TEXT NOT NULL, error TEXT NOT NULL,
@@ -119,6 +121,7 @@ class Journal:
                 spec.end_s,
                 str(spec.source) if spec.source else None,
                 spec.event,
+                *(spec.event_s or (None, None)),
                 *(spec.cut_s or (None, None)),
             )
             for spec in clips
@@ -126,7 +129,7 @@ class Journal:
         with self._connection:
             self._connection.executemany("DELETE FROM clip WHERE split = ?", [(split,) for split in replaced])
             self._connection.executemany(
-                f"INSERT OR REPLACE INTO clip ({_CLIP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)", rows
+                f"INSERT OR REPLACE INTO clip ({_CLIP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows
             )
 
     def clips(self) -> list[ClipSpec]:
@@ -141,9 +144,10 @@ class Journal:
                 end_s=end,
                 source=source and Path(source),
                 event=event,
-                cut_s=None if cut_from is None else (cut_from, cut_to),
+                event_s=None if event_start is None else (event_start, event_end),
+                cut_s=None if cut_start is None else (cut_start, cut_end),
             )
-            for id_, video, split, label, start, end, source, event, cut_from, cut_to in rows
+            for id_, video, split, label, start, end, source, event, event_start, event_end, cut_start, cut_end in rows
         ]
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
@@ -196,8 +200,9 @@ def _connect(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 1:  # before clips could be parts of events and of files
-            for column in ("event TEXT NOT NULL DEFAULT ''", "cut_from_s REAL", "cut_to_s REAL"):
-                connection.execute(f"ALTER TABLE clip ADD COLUMN {column}")
+            connection.execute("ALTER TABLE clip ADD COLUMN event TEXT NOT NULL DEFAULT ''")
+            for column in ("event_start_s", "event_end_s", "cut_start_s", "cut_end_s"):
+                connection.execute(f"ALTER TABLE clip ADD COLUMN {column} REAL")
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             connection.commit()
         elif version not in (0, SCHEMA_VERSION):
