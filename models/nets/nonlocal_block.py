@@ -8,7 +8,8 @@ Wang et al., "Non-local Neural Networks" (2018). The instantiations differ in ho
 
 Keys and shapes are the same for the first two, whatever ``scale``: a checkpoint cannot tell them apart.
 Sources: mmcv mmcv/cnn/bricks/non_local.py (pools what it has embedded), PySlowFast slowfast/models/nonlocal_helper.py
-(pools before it embeds: ``pool_first``).
+(pools before it embeds: ``pool_first``), GluonCV torch/model_zoo/action_recognition/non_local.py (does not pool); both
+have a bias on the way out.
 """
 
 from __future__ import annotations
@@ -19,22 +20,24 @@ MODES = ("embedded_gaussian", "dot_product", "gaussian")
 
 
 class NonLocal(nn.Module):
-    """[N, C, T, H, W] -> the same shape: x + bn(out(sum over j of weight_ij g(x_j))). Positions j are pooled 1x2x2."""
+    """[N, C, T, H, W] -> the same shape: x + bn(out(sum over j of weight_ij g(x_j))). ``pool``: positions j 1x2x2."""
 
-    def __init__(self, channels: int, *, mode: str, scale: bool, pool_first: bool) -> None:
+    def __init__(
+        self, channels: int, *, mode: str, scale: bool, pool: bool, pool_first: bool = False, out_bias: bool = False
+    ) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"non-local mode {mode!r}; there are {', '.join(MODES)}")
         self.mode = mode
-        self.scale = scale
+        self.scale = scale and mode == "embedded_gaussian"
         self.pool_first = pool_first
         inner = channels // 2
-        self.pool = nn.MaxPool3d((1, 2, 2))
+        self.pool = nn.MaxPool3d((1, 2, 2)) if pool else nn.Identity()
         self.g = nn.Conv3d(channels, inner, 1)
         if mode != "gaussian":
             self.theta = nn.Conv3d(channels, inner, 1)
             self.phi = nn.Conv3d(channels, inner, 1)
-        self.out = nn.Conv3d(inner, channels, 1, bias=False)
+        self.out = nn.Conv3d(inner, channels, 1, bias=out_bias)
         self.bn = nn.BatchNorm3d(channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,11 +20,13 @@ mmaction/models/backbones/resnet3d.py (where the spatial stride sits), resnet_ts
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from .nonlocal_block import NonLocal
 
@@ -72,18 +74,27 @@ def shifted(x: Tensor, shift_div: int) -> Tensor:
 class Bottleneck(nn.Module):
     """1x1 (3x1x1 when ``inflated``), 3x3 with the spatial stride, 1x1 to four times the width, around a shortcut.
 
-    With ``shift_div`` the first convolution sees channels of the neighbouring frames (TSM).
+    With ``shift_div`` the first convolution sees channels of the neighbouring frames (TSM), with ``shift_shortcut`` the
+    shortcut sees them too.
     """
 
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, *, spatial_stride: int, inflated: bool, shift_div: int | None = None
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        spatial_stride: int,
+        inflated: bool,
+        shift_div: int | None = None,
+        shift_shortcut: bool = False,
     ) -> None:
         super().__init__()
         stride = (1, spatial_stride, spatial_stride)
         out_channels = width * self.expansion
         self.shift_div = shift_div
+        self.shift_shortcut = shift_shortcut
         self.conv1 = ConvBN(in_channels, width, (3 if inflated else 1, 1, 1))
         self.conv2 = ConvBN(width, width, (1, 3, 3), stride)
         self.conv3 = ConvBN(width, out_channels, (1, 1, 1))
@@ -93,9 +104,9 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.relu(self.conv1(shifted(x, self.shift_div) if self.shift_div else x))
-        residual = self.relu(self.conv2(residual))
-        out: Tensor = self.relu(self.conv3(residual) + self.shortcut(x))
+        seen = shifted(x, self.shift_div) if self.shift_div else x
+        residual = self.relu(self.conv2(self.relu(self.conv1(seen))))
+        out: Tensor = self.relu(self.conv3(residual) + self.shortcut(seen if self.shift_shortcut else x))
         return out
 
 
@@ -105,12 +116,20 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, width: int, *, spatial_stride: int, inflated: bool, shift_div: int | None = None
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        spatial_stride: int,
+        inflated: bool,
+        shift_div: int | None = None,
+        shift_shortcut: bool = False,
     ) -> None:
         super().__init__()
         stride = (1, spatial_stride, spatial_stride)
         kernel = (3 if inflated else 1, 3, 3)
         self.shift_div = shift_div
+        self.shift_shortcut = shift_shortcut
         self.conv1 = ConvBN(in_channels, width, kernel, stride)
         self.conv2 = ConvBN(width, width, kernel)
         self.shortcut: nn.Module = nn.Identity()
@@ -119,14 +138,17 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.relu(self.conv1(shifted(x, self.shift_div) if self.shift_div else x))
-        out: Tensor = self.relu(self.conv2(residual) + self.shortcut(x))
+        seen = shifted(x, self.shift_div) if self.shift_div else x
+        residual = self.relu(self.conv1(seen))
+        out: Tensor = self.relu(self.conv2(residual) + self.shortcut(seen if self.shift_shortcut else x))
         return out
 
 
 # depth -> kind of block, blocks a stage; 10 is for the tiny networks of tests and demo.
 STAGES: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
     10: (BasicBlock, (1, 1, 1, 1)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
     152: (Bottleneck, (3, 8, 36, 3)),
@@ -148,8 +170,10 @@ class Trunk(nn.Module):
     """Stem and stages: clips [N, in_channels, T, H, W] -> the map before pooling, [N, channels, T, H/32, W/32].
 
     ``inflate``, ``non_local``: which blocks look along time, which are followed by a non-local block; one value a stage
-    (0 or 1) or a list of one a block. ``spatial_strides``: of the stages' first blocks. ``shift_div``: see ``shifted``;
-    in R101 and deeper every second block shifts. ``pool1_padding``: 1, or 0 as mmaction2's C2D has it.
+    (0 or 1) or a list of one a block. ``spatial_strides``: of the stages' first blocks. ``pool1_padding``: 1, or 0 as
+    mmaction2's C2D has it. ``shift_div``: see ``shifted``. ``shift_place``: "blockres" shifts what a block's first
+    convolution sees, in R101 and deeper in every second block; "block" what the whole block sees, in every block.
+    ``temporal_pool``: halve the frames after res2 (TSM's).
     ``lateral_channels``: channels that come into each stage from elsewhere (SlowFast).
     """
 
@@ -170,8 +194,12 @@ class Trunk(nn.Module):
         non_local: PerBlock = (0, 0, 0, 0),
         non_local_mode: str = "embedded_gaussian",
         non_local_scale: bool = True,
+        non_local_pool: bool = True,
         non_local_pool_first: bool = False,
+        non_local_out_bias: bool = False,
         shift_div: int | None = None,
+        shift_place: Literal["blockres", "block"] = "blockres",
+        temporal_pool: bool = False,
         lateral_channels: Sequence[int] = (0, 0, 0, 0),
     ) -> None:
         super().__init__()
@@ -180,13 +208,15 @@ class Trunk(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         pool1 = nn.MaxPool3d((1, 3, 3), (pool1_stride_t, 2, 2), (0, pool1_padding, pool1_padding))
         self.pool1 = pool1 if with_pool1 else nn.Identity()
-        self.pool2 = nn.MaxPool3d((2, 1, 1), (2, 1, 1)) if with_pool2 else nn.Identity()
+        self.pool2: nn.Module = nn.MaxPool3d((2, 1, 1), (2, 1, 1)) if with_pool2 else nn.Identity()
+        if temporal_pool:
+            self.pool2 = nn.MaxPool3d((3, 1, 1), (2, 1, 1), (1, 0, 0))
         self.non_local = nn.ModuleDict()
         inflated, followed = per_block(inflate, num_blocks), per_block(non_local, num_blocks)
         channels = base_channels
         for stage, num in enumerate(num_blocks):
             width = base_channels * 2**stage
-            every_second = shift_div is not None and num_blocks[2] >= 23
+            every_second = shift_place == "blockres" and num_blocks[2] >= 23
             blocks = nn.Sequential()
             for index in range(num):
                 blocks.append(
@@ -196,12 +226,18 @@ class Trunk(nn.Module):
                         spatial_stride=1 if index else spatial_strides[stage],
                         inflated=inflated[stage][index],
                         shift_div=None if every_second and index % 2 else shift_div,
+                        shift_shortcut=shift_place == "block",
                     )
                 )
                 channels = width * block.expansion
                 if followed[stage][index]:
                     self.non_local[f"res{stage + 2}_{index}"] = NonLocal(
-                        channels, mode=non_local_mode, scale=non_local_scale, pool_first=non_local_pool_first
+                        channels,
+                        mode=non_local_mode,
+                        scale=non_local_scale,
+                        pool=non_local_pool,
+                        pool_first=non_local_pool_first,
+                        out_bias=non_local_out_bias,
                     )
             self.add_module(f"res{stage + 2}", blocks)
         self.channels = channels
@@ -232,8 +268,8 @@ class Trunk(nn.Module):
 class ResNet3d(Trunk):
     """A trunk with a classifier: normalised clips [N, in_channels, T, H, W] -> logits [N, num_classes].
 
-    ``network`` are the arguments of ``Trunk``. Weights are drawn from torch's generator in a fixed order: the same seed
-    gives the same network.
+    ``network`` are the arguments of ``Trunk``; ``head_pool``, ``train_crop_px``: see ``classified``. Weights are drawn
+    from torch's generator in a fixed order: the same seed gives the same network.
     """
 
     def __init__(
@@ -243,17 +279,48 @@ class ResNet3d(Trunk):
         depth: int = 50,
         dropout_ratio: float = 0.5,
         zero_init_residual: bool = True,
+        head_pool: str = "global",
+        train_crop_px: int = 224,
         **network: Any,
     ) -> None:
         super().__init__(depth=depth, **network)
+        self.head_pool = head_pool
+        self.train_crop_px = train_crop_px
         self.dropout = nn.Dropout(dropout_ratio)
         self.head = nn.Linear(self.channels, num_classes)
         initialise(self, zero_init_residual=zero_init_residual)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.features(x).mean(dim=(2, 3, 4))
-        logits: Tensor = self.head(self.dropout(pooled))
+        window = head_window(x, self.train_crop_px)
+        return classified([self.features(x)], self.dropout, self.head, head_pool=self.head_pool, window=window)
+
+
+def head_window(x: Tensor, train_crop_px: int) -> tuple[int, int]:
+    """How many positions of the last map the head pools over: those of the training crop, or all of a smaller one."""
+    height, width = (-(-min(size, train_crop_px) // 32) for size in x.shape[3:])
+    return height, width
+
+
+def classified(
+    maps: Sequence[Tensor], dropout: nn.Module, head: nn.Module, *, head_pool: str, window: tuple[int, int]
+) -> Tensor:
+    """Last maps [N, C, T, H, W] of each pathway -> logits [N, num_classes].
+
+    They differ only where a picture is larger than the crops of training, so that ``window`` is smaller than a map:
+
+        global   mean over the whole map (mmaction2, GluonCV)
+        logits   mean over each window, classify, mean of the logits (pytorchvideo models/head.py)
+        softmax  mean over each window, classify, log of mean softmax (PySlowFast slowfast/models/head_helper.py:338)
+    """
+    if head_pool == "global":
+        pooled = torch.cat([each.mean(dim=(2, 3, 4)) for each in maps], dim=1)
+        logits: Tensor = head(dropout(pooled))
         return logits
+    windows = torch.cat([avg_pool2d(each.mean(dim=2), window, stride=1) for each in maps], dim=1)
+    logits = head(dropout(windows.flatten(2).transpose(1, 2)))  # [N, windows, num_classes]
+    if head_pool == "logits" or logits.shape[1] == 1:
+        return logits.mean(dim=1)
+    return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
 @torch.no_grad()

@@ -19,15 +19,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .resnet3d import Trunk, initialise
+from .resnet3d import PerBlock, Trunk, classified, head_window, initialise
 
 
 class SlowFast(nn.Module):
     """Normalised clips [N, 3, T, H, W], T a multiple of ``resample_rate`` -> logits [N, num_classes].
 
-    ``speed_ratio``: frames of the fast pathway for one of the slow one (alpha); ``channel_ratio``: 1 / beta.
+    The slow pathway sees one frame in ``resample_rate`` (tau), the fast one ``speed_ratio`` (alpha) times as many;
+    ``channel_ratio``: 1 / beta.
     ``slow_frames``: "stride" = 0, tau, 2 tau, ...; "spread" = evenly from the first to the last.
-    ``lateral_norm``: batch norm and ReLU behind the lateral convolutions.
+    ``lateral_norm``: batch norm and ReLU behind the lateral convolutions. ``slow_inflate``, ``fast_inflate``: which
+    blocks look along time; ``non_local...``: of the slow pathway (``Trunk``). ``head_pool``: see ``classified``.
     """
 
     def __init__(
@@ -44,19 +46,32 @@ class SlowFast(nn.Module):
         fusion_kernel: int = 5,
         lateral_norm: bool = False,
         slow_frames: Literal["stride", "spread"] = "stride",
+        slow_inflate: PerBlock = (0, 0, 1, 1),
+        fast_inflate: PerBlock = (1, 1, 1, 1),
+        non_local: PerBlock = (0, 0, 0, 0),
+        non_local_mode: str = "embedded_gaussian",
+        non_local_scale: bool = True,
+        non_local_pool: bool = True,
+        non_local_pool_first: bool = False,
+        non_local_out_bias: bool = False,
+        head_pool: str = "global",
+        train_crop_px: int = 224,
         dropout_ratio: float = 0.5,
         zero_init_residual: bool = True,
     ) -> None:
         super().__init__()
         self.resample_rate = resample_rate
         self.slow_frames = slow_frames
+        self.head_pool = head_pool
+        self.train_crop_px = train_crop_px
+        self.fast_stride = resample_rate // speed_ratio
         fast_channels = base_channels // channel_ratio
         self.fast = Trunk(
             depth=fast_depth or depth,
             in_channels=in_channels,
             base_channels=fast_channels,
             conv1_kernel=(5, 7, 7),
-            inflate=(1, 1, 1, 1),
+            inflate=fast_inflate,
         )
         expansion = self.fast.channels // (8 * fast_channels)
         joined = [fast_channels, *(fast_channels * expansion * 2**stage for stage in range(3))]
@@ -64,7 +79,13 @@ class SlowFast(nn.Module):
             depth=depth,
             in_channels=in_channels,
             base_channels=base_channels,
-            inflate=(0, 0, 1, 1),
+            inflate=slow_inflate,
+            non_local=non_local,
+            non_local_mode=non_local_mode,
+            non_local_scale=non_local_scale,
+            non_local_pool=non_local_pool,
+            non_local_pool_first=non_local_pool_first,
+            non_local_out_bias=non_local_out_bias,
             lateral_channels=[2 * channels for channels in joined],
         )
         self.lateral = nn.ModuleList(
@@ -81,13 +102,12 @@ class SlowFast(nn.Module):
         return x[:, :, torch.linspace(0, x.shape[2] - 1, num_slow, device=x.device).long()]
 
     def forward(self, x: Tensor) -> Tensor:
-        slow, fast = self.slow.first(self.slow_clip(x)), self.fast.first(x)
+        slow, fast = self.slow.first(self.slow_clip(x)), self.fast.first(x[:, :, :: self.fast_stride])
         for number in (2, 3, 4, 5):
             slow = self.slow.stage(number, torch.cat((slow, self.lateral[number - 2](fast)), dim=1))
             fast = self.fast.stage(number, fast)
-        pooled = torch.cat((slow.mean(dim=(2, 3, 4)), fast.mean(dim=(2, 3, 4))), dim=1)
-        logits: Tensor = self.head(self.dropout(pooled))
-        return logits
+        window = head_window(x, self.train_crop_px)
+        return classified([slow, fast], self.dropout, self.head, head_pool=self.head_pool, window=window)
 
 
 class Lateral(nn.Module):
