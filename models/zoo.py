@@ -17,10 +17,13 @@ from torch import Tensor, nn
 import manifests
 from datakit.errors import UsageError
 
+from .nets.csn import Csn
+from .nets.mobilenet_v2 import MobileNetV2
 from .nets.r2plus1d import R2plus1d
 from .nets.resnet3d import ResNet3d
 from .nets.slowfast import SlowFast
 from .nets.torchvision_video import TorchvisionVideo
+from .nets.tpn import Tpn
 
 InputKind = Literal["rgb", "flow", "rgb-diff"]
 # family -> network. A network takes its constructor arguments from the row's table [networks.NAME.network].
@@ -31,7 +34,10 @@ BUILDERS: dict[str, type[nn.Module]] = {
     "c2d": ResNet3d,
     "tsn": ResNet3d,
     "tsm": ResNet3d,
+    "tsm-mobilenetv2": MobileNetV2,
     "r2plus1d": R2plus1d,
+    "csn": Csn,
+    "tpn": Tpn,
     "torchvision": TorchvisionVideo,
 }
 FRAME_OFFSETS: dict[str, tuple[int, ...]] = {"rgb": (0,), "flow": (0,), "rgb-diff": (0, 1)}

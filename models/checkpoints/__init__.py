@@ -18,7 +18,8 @@ from .. import zoo
 from . import files, identify, mmaction2, torchvision
 
 FORMAT = "actionkit/1"
-# Each says whether a state is its framework's, of which families it may be, and renames its keys to ours.
+# Each says whether a state is its framework's, of which families it may be, which arguments of the network its keys
+# tell, and renames them to ours.
 ADAPTERS = (mmaction2, torchvision)
 
 
@@ -43,7 +44,15 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
         families, origin = adapter.families(file.state), adapter.origin(file.top, path.name)
         theirs = {adapter.rename(key): key for key in file.state}
         spec = identify.foreign_spec(
-            path, state, file, name=name, families=families, digest=digest, origin=origin, theirs=theirs
+            path,
+            state,
+            file,
+            name=name,
+            families=families,
+            arguments=adapter.arguments(file.state),
+            digest=digest,
+            origin=origin,
+            theirs=theirs,
         )
     known = spec.known | {"weights": file.how}
     return assemble(path, dataclasses.replace(spec, weights=digest, known=known), state)

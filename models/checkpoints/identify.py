@@ -35,17 +35,19 @@ def foreign_spec(
     *,
     name: str | None,
     families: Sequence[str],
+    arguments: Mapping[str, Any],
     digest: str,
     origin: tuple[str, str],
     theirs: Mapping[str, str],
 ) -> zoo.ModelSpec:
     """The spec of ``state``, which has our keys and belongs to a network of ``families``.
 
+    ``arguments``: of the network, as far as their keys and shapes tell them and as their program always has them.
     ``origin``: (framework and version, how it was known). ``theirs``: our keys -> the keys in the file, for messages.
     """
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
     choices = [name] if name else [choice for choice in zoo.names() if zoo.row_of(choice)["family"] in families]
-    wrong = {choice: mismatches(expected(choice, num_classes), state) for choice in choices}
+    wrong = {choice: mismatches(expected(choice, num_classes, arguments), state) for choice in choices}
     fitting = [choice for choice in choices if not wrong[choice]]
     if not fitting:
         nearest = min(choices, key=lambda choice: wrong[choice].count)
@@ -59,7 +61,7 @@ def foreign_spec(
     known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
     known |= {"input": "keys", "num_classes": "keys", "origin": origin[1]}
     known |= dict.fromkeys(("mean", "std"), "the network's default")
-    spec = zoo.spec(chosen, num_classes=num_classes)
+    spec = zoo.spec(chosen, num_classes=num_classes, **arguments_for(chosen, arguments))
     spec = dataclasses.replace(spec, origin=origin[0], known=known, published=by_hash)
     row = by_hash or by_name
     if row and "protocol" in row:
@@ -141,9 +143,16 @@ def clip_text(spec: zoo.ModelSpec) -> str:
     return "x".join(map(str, (spec.clip_len, spec.frame_interval, *segments)))
 
 
-def expected(name: str, num_classes: int) -> dict[str, tuple[int, ...]]:
+def arguments_for(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``arguments`` that the network of a name has."""
+    known = zoo.arguments_of(zoo.row_of(name)["family"])
+    return {key: value for key, value in arguments.items() if key in known}
+
+
+def expected(name: str, num_classes: int, arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of a named network with ``arguments`` in place of its own."""
     try:
-        return zoo.shapes(zoo.hollow(zoo.spec(name, num_classes=num_classes)))
+        return zoo.shapes(zoo.hollow(zoo.spec(name, num_classes=num_classes, **arguments_for(name, arguments))))
     except UsageError as error:
         raise CheckpointError(str(error)) from error
 

@@ -29,6 +29,7 @@ RENAMES = (
     (r"^backbone\.", ""),
     (r"^((?:slow|fast)\.)?conv1\.", r"\1stem."),
     (r"\.block\.", "."),  # TSM wraps the blocks that a non-local block follows
+    (r"\.net\.", "."),  # and what it shifts or pools for
     (r"layer(\d)\.(\d+)\.non_local_block\.", lambda found: f"non_local.res{int(found[1]) + 1}_{found[2]}."),
     (r"^(non_local\.\w+\.\w+)(?:\.0)?\.conv\.", r"\1."),
     (r"\.conv_out\.bn\.", ".bn."),
@@ -36,11 +37,16 @@ RENAMES = (
     (r"layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
     (r"\.downsample\.", ".shortcut."),
     (r"\.conv\.(conv_s|bn_s|conv_t)\.", r".\1."),  # R(2+1)D wraps each pair of convolutions
-    (r"\.conv\.net\.", ".conv."),  # TSM wraps the convolution that it shifts for
+    (r"^neck\.spatial_modulation\.spatial_modulation\.0\.0\.", "spatial_modulation."),
+    (r"^neck\.temporal_modulation_ops\.(\d)\.conv\.conv\.", r"temporal_modulation.\1."),
+    (r"^neck\.downsample_ops\.0\.conv\.conv\.", "bottom_up."),
+    (r"^neck\.(level_fusion_\d\.downsamples\.\d)\.conv\.", r"\1."),
+    (r"^neck\.", ""),
     (r"^cls_head\.fc_cls\.", "head."),
 )
-# mmcv's EMAHook keeps the weights it replaced as buffers of the model, dots turned to underscores.
-REPLACED_BY_EMA = re.compile(r"^ema_\w+$")
+# Left out: mmcv's EMAHook keeps the weights it replaced as buffers of the model, dots turned to underscores; TPN's head
+# keeps the copy of its classifier that the first validation was made with (tpn_head.py: new_cls).
+LEFT_OUT = re.compile(r"^ema_\w+$|^cls_head\.new_cls\.(weight|bias)$")
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -51,19 +57,43 @@ def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The families of networks that have such keys and shapes."""
     if any(key.startswith("backbone.slow_path.") for key in state):
         return ("slowfast",)
+    if any(key.startswith("neck.") for key in state):
+        return ("tpn",)
     if "backbone.conv1.conv.conv_s.weight" in state:
         return ("r2plus1d",)
+    if "backbone.layer1.0.conv2.0.conv.weight" in state:
+        return ("csn",)
     stem = state.get("backbone.conv1.conv.weight")
+    if "backbone.conv2.conv.weight" in state:
+        return ("tsm-mobilenetv2",)
     if stem is not None and stem.ndim == 4:
-        return ("tsm",) if any(".conv.net." in key for key in state) else ("tsn", "c2d")
+        return ("tsm",) if any(".net." in key for key in state) else ("tsn", "c2d")
     return ("i3d",) if stem is not None and stem.shape[2] > 1 else ("slowonly",)
+
+
+def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of our networks that mmaction2's keys and shapes tell, and a renamed key tells no more."""
+    found: dict[str, Any] = {}
+    lateral = state.get("backbone.slow_path.conv1_lateral.conv.weight")
+    if lateral is not None:
+        found |= {"fusion_kernel": lateral.shape[2], "slow_frames": "stride"}
+        found["lateral_norm"] = "backbone.slow_path.conv1_lateral.bn.weight" in state
+    if any(key.startswith("backbone.layer2.net.") for key in state):
+        found["temporal_pool"] = True
+    if "backbone.layer1.0.net.conv1.conv.weight" in state:
+        found["shift_place"] = "block"
+    if any(key.endswith(".non_local_block.g.conv.weight") for key in state):
+        found["non_local_pool"] = False
+    if any(key.startswith("neck.") for key in state):
+        found["aux_head"] = "neck.aux_head.fc.weight" in state
+    return found
 
 
 def adapt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our keys for mmaction2's; a key that no rule knows keeps its name, so that the caller reports it as unused."""
     adapted = {}
     for key, value in state.items():
-        if REPLACED_BY_EMA.match(key):
+        if LEFT_OUT.match(key):
             continue
         adapted[rename(key)] = value.unsqueeze(2) if value.ndim == 4 else value
     fast = [value.shape[0] for key, value in adapted.items() if re.match(r"fast\.res5\.0\.shortcut\.conv", key)]

@@ -18,6 +18,10 @@ def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     return ("torchvision",)
 
 
+def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {}
+
+
 def adapt(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our keys for torchvision's; S3D's 1x1x1 convolution becomes the linear layer it is."""
     return {rename(key): value.flatten(1) if key == "classifier.1.weight" else value for key, value in state.items()}

@@ -178,7 +178,7 @@ def test_adapter_leaves_its_argument_alone_and_keeps_every_key(foreign: dict[str
     adapted = mmaction2.adapt(foreign)
     assert foreign == before
     assert len(adapted) == len(foreign)
-    assert not identify.mismatches(identify.expected("slowonly_r50_4x16", 99), adapted)
+    assert not identify.mismatches(identify.expected("slowonly_r50_4x16", 99, {}), adapted)
 
 
 class HistoryBuffer:

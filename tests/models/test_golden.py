@@ -29,7 +29,10 @@ NAMES = {
     "c2d_r50_8x8": None,
     "tsn_r50_1x1x3": None,
     "tsm_r50_1x1x8": None,
+    "tsm_mobilenetv2_1x1x8": None,
     "r2plus1d_r34_8x8": None,
+    "ircsn_r50_32x2": None,
+    "tpn_slowonly_r50_8x8": None,
 }
 State = Callable[[str], dict[str, torch.Tensor]]
 
