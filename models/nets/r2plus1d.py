@@ -7,59 +7,120 @@
     res5   [ 3x3x3, 512   3x3x3, 512 ] x 3
     mean over T, H, W;  dropout;  linear
 
-Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition" (2018), here as mmaction2 has
-it (mmaction/models/backbones/resnet2plus1d.py): with a max pool, eps 1e-3 in every batch norm but those in between,
-and as many channels in between as a 3D kernel of 3 frames would have weights, for the 1x1x1 shortcuts too
-(mmaction/models/common/conv2plus1d.py).
+From R50 on the blocks are bottlenecks: 1x1x1, 3x3x3, 1x1x1 to four times the width.
+
+Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition" (2018). The programs differ
+in what no key tells. The defaults are mmaction2's (mmaction/models/backbones/resnet2plus1d.py, common/conv2plus1d.py):
+
+    mmaction2          max pool; shortcuts are factored too; eps 1e-3, in between 1e-5
+    GluonCV v1         no pool; channels in between follow from the block's input; eps 1e-5 (as in torchvision)
+    GluonCV v2         no pool; eps 1e-3 everywhere (as in VMZ)
+    pytorchvideo R50   no pool; stem 1x7x7; temporal first; res2 halves space, res2 and res3 keep time; eps 1e-5
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 from torch import Tensor, nn
 
-from .resnet3d import Triple, initialise
-
-STAGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-EPS = 1e-3
+from .resnet3d import STAGES, BasicBlock, ConvBN, Triple, classified, head_window, initialise
 
 
 class Conv2plus1d(nn.Module):
-    """Spatial convolution, batch norm, ReLU, temporal convolution, batch norm."""
+    """Spatial convolution, batch norm, ReLU, temporal convolution, batch norm; or the temporal one first.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
+    ``middle``: channels in between. ``bn_s`` is the batch norm in between, whichever comes first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        *,
+        middle: int,
+        eps: float,
+        middle_eps: float,
+        temporal_first: bool,
+    ) -> None:
         super().__init__()
         t, h, w = kernel
-        middle = 3 * h * w * in_channels * out_channels // (h * w * in_channels + 3 * out_channels)
-        self.conv_s = nn.Conv3d(in_channels, middle, (1, h, w), (1, *stride[1:]), (0, h // 2, w // 2), bias=False)
-        self.bn_s = nn.BatchNorm3d(middle)
-        self.conv_t = nn.Conv3d(middle, out_channels, (t, 1, 1), (stride[0], 1, 1), (t // 2, 0, 0), bias=False)
-        self.bn = nn.BatchNorm3d(out_channels, eps=EPS)
+        self.temporal_first = temporal_first
+        spatial = (middle, out_channels) if temporal_first else (in_channels, middle)
+        temporal = (in_channels, middle) if temporal_first else (middle, out_channels)
+        self.conv_s = nn.Conv3d(*spatial, (1, h, w), (1, *stride[1:]), (0, h // 2, w // 2), bias=False)
+        self.bn_s = nn.BatchNorm3d(middle, eps=middle_eps)
+        self.conv_t = nn.Conv3d(*temporal, (t, 1, 1), (stride[0], 1, 1), (t // 2, 0, 0), bias=False)
+        self.bn = nn.BatchNorm3d(out_channels, eps=eps)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.bn(self.conv_t(self.relu(self.bn_s(self.conv_s(x)))))
+        first, second = (self.conv_t, self.conv_s) if self.temporal_first else (self.conv_s, self.conv_t)
+        out: Tensor = self.bn(second(self.relu(self.bn_s(first(x)))))
         return out
 
 
-class Block(nn.Module):
-    """Two (2+1)D convolutions around a shortcut; ``stride`` is that of the first, along time and space."""
+def middle_channels(in_channels: int, out_channels: int, kernel: Triple = (3, 3, 3)) -> int:
+    """As many as give the two convolutions together the weights of one 3D convolution of three frames."""
+    area = kernel[1] * kernel[2]
+    return 3 * area * in_channels * out_channels // (area * in_channels + 3 * out_channels)
 
-    def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
+
+class Block(nn.Module):
+    """Two (2+1)D convolutions, or one between two 1x1x1, around a shortcut."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        bottleneck: bool,
+        stride: Triple,
+        middle_of: str,
+        factored_shortcut: bool,
+        **rule: Any,
+    ) -> None:
         super().__init__()
-        self.conv1 = Conv2plus1d(in_channels, width, (3, 3, 3), (stride, stride, stride))
-        self.conv2 = Conv2plus1d(width, width, (3, 3, 3))
+        out_channels = 4 * width if bottleneck else width
+        block_middle = middle_channels(in_channels, width)
+
+        def factored(inputs: int, strides: Triple = (1, 1, 1)) -> Conv2plus1d:
+            middle = {"block": block_middle, "conv": middle_channels(inputs, width), "out": width}[middle_of]
+            return Conv2plus1d(inputs, width, (3, 3, 3), strides, middle=middle, **rule)
+
+        eps = rule["eps"]
+        self.conv1: nn.Module = (
+            ConvBN(in_channels, width, (1, 1, 1), eps=eps) if bottleneck else factored(in_channels, stride)
+        )
+        self.conv2 = factored(width, stride if bottleneck else (1, 1, 1))
+        self.conv3 = ConvBN(width, out_channels, (1, 1, 1), eps=eps) if bottleneck else None
         self.shortcut: nn.Module = nn.Identity()
-        if in_channels != width or stride != 1:
-            self.shortcut = Conv2plus1d(in_channels, width, (1, 1, 1), (stride, stride, stride))
+        if in_channels != out_channels or stride != (1, 1, 1):
+            if factored_shortcut:
+                middle = middle_channels(in_channels, out_channels, (1, 1, 1))
+                self.shortcut = Conv2plus1d(in_channels, out_channels, (1, 1, 1), stride, middle=middle, **rule)
+            else:
+                self.shortcut = ConvBN(in_channels, out_channels, (1, 1, 1), stride, eps=eps)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.relu(self.conv2(self.relu(self.conv1(x))) + self.shortcut(x))
+        residual = self.conv2(self.relu(self.conv1(x)))
+        if self.conv3 is not None:
+            residual = self.conv3(self.relu(residual))
+        out: Tensor = self.relu(residual + self.shortcut(x))
         return out
 
 
 class R2plus1d(nn.Module):
-    """Normalised clips [N, in_channels, T, H, W] -> logits [N, num_classes]."""
+    """Normalised clips [N, in_channels, T, H, W] -> logits [N, num_classes].
+
+    ``stem_channels``: in between the stem's two convolutions, ``None`` = by the rule of the others, 0 = the stem is one
+    convolution, 1x7x7. ``middle_of``: what channels in between follow from, each convolution or the block's input and
+    width, or "out": they equal the channels that come out. ``head_pool``: see ``resnet3d.classified``.
+    """
 
     def __init__(
         self,
@@ -68,26 +129,57 @@ class R2plus1d(nn.Module):
         depth: int = 34,
         in_channels: int = 3,
         base_channels: int = 64,
+        stem_channels: int | None = None,
+        with_pool1: bool = True,
+        middle_of: Literal["conv", "block", "out"] = "conv",
+        factored_shortcut: bool = True,
+        temporal_first: bool = False,
+        temporal_strides: Sequence[int] = (1, 2, 2, 2),
+        spatial_strides: Sequence[int] = (1, 2, 2, 2),
+        eps: float = 1e-3,
+        middle_eps: float = 1e-5,
+        head_pool: str = "global",
+        train_crop_px: int = 224,
         dropout_ratio: float = 0.5,
     ) -> None:
         super().__init__()
-        self.stem = Conv2plus1d(in_channels, base_channels, (3, 7, 7), (1, 2, 2))
+        self.head_pool = head_pool
+        self.train_crop_px = train_crop_px
+        rule: dict[str, Any] = {"eps": eps, "middle_eps": middle_eps, "temporal_first": temporal_first}
+        self.stem: nn.Module
+        if stem_channels == 0:
+            self.stem = ConvBN(in_channels, base_channels, (1, 7, 7), (1, 2, 2), eps=eps)
+        else:
+            middle = stem_channels or middle_channels(in_channels, base_channels, (3, 7, 7))
+            self.stem = Conv2plus1d(in_channels, base_channels, (3, 7, 7), (1, 2, 2), middle=middle, **rule)
         self.relu = nn.ReLU(inplace=True)
-        self.pool1 = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.pool1 = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if with_pool1 else nn.Identity()
+        kind, num_blocks = STAGES[depth]
         channels = base_channels
-        for stage, num in enumerate(STAGE_BLOCKS[depth]):
+        for stage, num in enumerate(num_blocks):
             width = base_channels * 2**stage
-            blocks = nn.Sequential(Block(channels, width, stride=1 if stage == 0 else 2))
-            blocks.extend(Block(width, width, stride=1) for _ in range(num - 1))
+            blocks = nn.Sequential()
+            for index in range(num):
+                space = spatial_strides[stage]
+                block = Block(
+                    channels,
+                    width,
+                    bottleneck=kind is not BasicBlock,
+                    stride=(1, 1, 1) if index else (temporal_strides[stage], space, space),
+                    middle_of=middle_of,
+                    factored_shortcut=factored_shortcut,
+                    **rule,
+                )
+                blocks.append(block)
+                channels = width * kind.expansion
             self.add_module(f"res{stage + 2}", blocks)
-            channels = width
         self.dropout = nn.Dropout(dropout_ratio)
         self.head = nn.Linear(channels, num_classes)
         initialise(self, zero_init_residual=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        window = head_window(x, self.train_crop_px)
         x = self.pool1(self.relu(self.stem(x)))
         for name in ("res2", "res3", "res4", "res5"):
             x = self.get_submodule(name)(x)
-        logits: Tensor = self.head(self.dropout(x.mean(dim=(2, 3, 4))))
-        return logits
+        return classified([x], self.dropout, self.head, head_pool=self.head_pool, window=window)
