@@ -42,6 +42,11 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
             raise CheckpointError(f"{path}: no framework known here has such keys ({keys}, ...)")
         state = adapter.adapt(file.state)
         families, origin = adapter.families(file.state), adapter.origin(file.top, path.name)
+        if not families and name is None:
+            keys = ", ".join([*file.state][:4])
+            raise CheckpointError(
+                f"{path}: not a network that is built here, though {origin[0]} ({keys}, ...); see models.list()"
+            )
         theirs = {adapter.rename(key): key for key in file.state}
         spec = identify.foreign_spec(
             path,

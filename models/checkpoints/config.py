@@ -6,7 +6,10 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from datakit.errors import CheckpointError
+
 SAMPLERS = ("SampleFrames", "DenseSampleFrames", "UniformSampleFrames")
+# Arguments of backbones that leave no trace in keys and shapes.
 INVISIBLE = (
     "with_pool1",
     "with_pool2",
@@ -15,7 +18,29 @@ INVISIBLE = (
     "resample_rate",
     "speed_ratio",
     "shift_div",
+    "shift_place",
+    "temporal_pool",
+    "bn_frozen",
 )
+# Backbone -> those of them that are so unless its config says otherwise.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "C2D": {"pool1_padding": 0, "with_pool2": True},
+    "ResNet": {"pool1_padding": 1, "with_pool2": False},
+    "ResNetTSM": {"pool1_padding": 1, "with_pool2": False, "shift_div": 8},
+    "MobileNetV2TSM": {"shift_div": 8},
+    "ResNet3dSlowOnly": {"conv1_stride_t": 1, "pool1_stride_t": 1, "with_pool2": False},
+    "ResNet3dCSN": {"with_pool2": True},
+    "ResNet3d": {"with_pool2": True},
+}
+# Settings that leave no trace either and that no network here has otherwise.
+ONLY: dict[str, Any] = {
+    "style": "pytorch",
+    "dilations": [1, 1, 1, 1],
+    "spatial_strides": [1, 2, 2, 2],
+    "conv1_stride_s": 2,
+    "pool1_stride_s": 2,
+    "spatial_type": "avg",
+}
 
 
 def facts(text: str | None) -> dict[str, Any]:
@@ -23,7 +48,7 @@ def facts(text: str | None) -> dict[str, Any]:
 
     clip_len, frame_interval, num_segments (of networks that take single frames), mean, std, and ``network``: arguments
     of the network. Empty when there is no config or it has no sampler. Pipelines of tests are believed before those of
-    training, but for the segments, of which tests take more.
+    training, but for the segments, of which tests take more. Raises ``CheckpointError`` for a network not built here.
     """
     if not text:
         return {}
@@ -35,25 +60,40 @@ def facts(text: str | None) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"clip_len": sampler["clip_len"], "frame_interval": sampler.get("frame_interval", 1)}
     model: dict[str, Any] = config.get("model") or {}
-    if sampler["clip_len"] == 1:
+    stacked = any(table.get("input_format") == "NCHW_Flow" for table in tables)
+    if sampler["clip_len"] == 1 or stacked:
         found["num_segments"] = num_segments(config, model)
     norm = next((table for table in tables if {"mean", "std"} <= table.keys()), None)
     if norm:
         found |= {key: tuple(float(value) for value in norm[key]) for key in ("mean", "std")}
-    found["network"] = network_facts(model.get("backbone") or {})
+    found["network"] = network_facts(model)
     return found
 
 
 def num_segments(config: dict[str, Any], model: dict[str, Any]) -> int | None:
-    head = model.get("cls_head") or {}
+    places = [model.get(place) or {} for place in ("backbone", "cls_head")]
+    told = next((place["num_segments"] for place in places if place.get("num_segments")), None)
     samplers = [table for table in dicts(config.get("train_pipeline")) if table.get("type") in SAMPLERS]
-    return head.get("num_segments") or (samplers[0].get("num_clips", 1) if samplers else None)
+    return told or (samplers[0].get("num_clips", 1) if samplers else None)
 
 
-def network_facts(backbone: dict[str, Any]) -> dict[str, Any]:
+def network_facts(model: dict[str, Any]) -> dict[str, Any]:
     """Arguments of our networks that leave no trace in keys and shapes."""
-    found = {key: backbone[key] for key in INVISIBLE if backbone.get(key) is not None}
-    found.setdefault("with_pool1", True)
+    backbone, neck = model.get("backbone") or {}, model.get("neck") or {}
+    for table in dicts({key: model.get(key) for key in ("backbone", "cls_head")}):
+        for key, value in ONLY.items():
+            if table.get(key, value) != value:
+                raise CheckpointError(f"its config has {key} = {table[key]}; the networks here have {value}")
+    found = {"with_pool1": True} | DEFAULTS.get(str(backbone.get("type")), {})
+    found |= {key: backbone[key] for key in INVISIBLE if backbone.get(key) is not None}
+    norm = backbone.get("norm_cfg")
+    if isinstance(norm, dict) and "eps" in norm:
+        found["eps"] = norm["eps"]
+    if neck:
+        found["flow_type"] = neck.get("flow_type", "cascade")
+        modulation = neck.get("temporal_modulation_cfg")
+        if isinstance(modulation, dict) and modulation.get("downsample_scales"):
+            found["temporal_scales"] = modulation["downsample_scales"]
     non_local = backbone.get("non_local_cfg")
     if isinstance(non_local, dict) and non_local:
         found["non_local_mode"] = non_local.get("mode", "embedded_gaussian")

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 NUM_KEYS_SHOWN = 20
 OPTIONAL = "num_batches_tracked"
 CLIP = ("clip_len", "frame_interval", "num_segments")
+# Short forms in file names -> the words of our networks' names.
+WHOLE = {"eg": ("embedded", "gaussian"), "gauss": ("gaussian",), "dot": ("product",)}
 
 
 def foreign_spec(
@@ -53,7 +55,10 @@ def foreign_spec(
         nearest = min(choices, key=lambda choice: wrong[choice].count)
         unused = tuple(theirs.get(key, key) for key in wrong[nearest].unused)
         raise CheckpointError(f"{path}: does not fit {nearest}: {dataclasses.replace(wrong[nearest], unused=unused)}")
-    facts = config.facts(file.config_text)
+    try:
+        facts = config.facts(file.config_text)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     rows = [row for row in zoo.table()["published"] if row["network"] in fitting]
     by_hash = next((row for row in rows if row["sha8"] == digest), None)
     by_name = next((row for row in rows if published_stem(row["file"]) in path.name), None)
@@ -89,6 +94,7 @@ def choose(
     if by_name:
         return by_name["network"], "file name of a published file"
     words = re.split(r"[^a-z0-9]+", path.name.lower())
+    words += [whole for word in words for whole in WHOLE.get(word, ())]
     named = [name for name in fitting if all(in_words(part, words) for part in name.split("_"))]
     if named:
         return max(named, key=len), "file name"

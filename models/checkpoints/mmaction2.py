@@ -54,7 +54,7 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The families of networks that have such keys and shapes."""
+    """The families of networks that have such keys and shapes; none for the backbones that are not built here."""
     if any(key.startswith("backbone.slow_path.") for key in state):
         return ("slowfast",)
     if any(key.startswith("neck.") for key in state):
@@ -64,11 +64,14 @@ def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     if "backbone.layer1.0.conv2.0.conv.weight" in state:
         return ("csn",)
     stem = state.get("backbone.conv1.conv.weight")
+    if stem is None:  # ResNeXt, DenseNet, Swin, X3D, C3D, ...
+        return ()
+    shifts = any(".net." in key for key in state)
     if "backbone.conv2.conv.weight" in state:
-        return ("tsm-mobilenetv2",)
-    if stem is not None and stem.ndim == 4:
-        return ("tsm",) if any(".net." in key for key in state) else ("tsn", "c2d")
-    return ("i3d",) if stem is not None and stem.shape[2] > 1 else ("slowonly",)
+        return ("tsm-mobilenetv2",) if shifts else ()
+    if stem.ndim == 4:
+        return ("tsm",) if shifts else ("tsn", "c2d")
+    return ("i3d",) if stem.shape[2] > 1 else ("slowonly",)
 
 
 def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
