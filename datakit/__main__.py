@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from . import console
-from .commands import lists, prepare, status, verify
+from .commands import compare, lists, prepare, status, verify
 
-COMMANDS = (prepare, verify, lists, status)  # in the order of the help
+COMMANDS = (prepare, verify, lists, status, compare)  # in the order of the help
 
 
 def parser() -> argparse.ArgumentParser:
