@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from .errors import BadManifest, UsageError
 
@@ -54,26 +56,83 @@ def kinetics_csv(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpe
     """Rows of an official Kinetics list: ``label,youtube_id,time_start,time_end,split[,is_cc]``, test lists no label.
 
     The key of a clip is (video, start, end): some videos occur twice. The ``split`` column says nothing new, and files
-    disagree on its spelling; only a row of another split is refused. Raises ``BadManifest`` with file and line.
+    disagree on its spelling; only a row of another split is refused. ``classes`` empty: any name is taken.
+    Raises ``BadManifest`` with file and line.
     """
-    known = set(classes)
-    specs: dict[str, ClipSpec] = {}
+    entries = []
     for line, row in _rows(path, ("youtube_id", "time_start", "time_end")):
-        label = row.get("label")
-        if label is not None and label not in known:
-            raise BadManifest(f"{path}:{line}: {label!r} is none of the {len(known)} classes of this data set")
+        where = f"{path}:{line}"
         if SPLIT_NAMES.get(row.get("split", "").lower(), split) != split:
-            raise BadManifest(f"{path}:{line}: a row of split {row['split']!r} in the list of {split!r}")
+            raise BadManifest(f"{where}: a row of split {row['split']!r} in the list of {split!r}")
+        entries.append((where, row["youtube_id"], row["time_start"], row["time_end"], row.get("label")))
+    return _kinetics_clips(entries, split, classes)
+
+
+def kinetics_json(path: Path, split: str, classes: Iterable[str]) -> list[ClipSpec]:
+    """The same list as JSON: ``{id: {"annotations": {"label", "segment": [start, end]}, "subset"}}``.
+
+    Also with a list of annotations for each id, below a key "database" (ActivityNet's form), or as a list of rows with
+    the names of the CSV's columns. A file that holds all subsets gives the clips of ``split``.
+    Raises ``BadManifest``.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        table = content.get("database", content) if isinstance(content, dict) else content
+        entries = []
+        for where, video, subset, start, end, label in _json_rows(table):
+            if SPLIT_NAMES.get(str(subset).lower(), split) == split:
+                entries.append((f"{path}: {where}", video, str(start), str(end), label))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadManifest(f"{path} is no Kinetics list in JSON: {type(error).__name__}: {error}") from None
+    return _kinetics_clips(entries, split, classes)
+
+
+def _json_rows(table: Any) -> Iterator[tuple[str, str, Any, Any, Any, Any]]:
+    if isinstance(table, list):
+        for number, row in enumerate(table):
+            yield (
+                f"row {number}",
+                row["youtube_id"],
+                row.get("split", ""),
+                row["time_start"],
+                row["time_end"],
+                row.get("label"),
+            )
+        return
+    for video, entry in table.items():
+        annotations = entry["annotations"]
+        for one in annotations if isinstance(annotations, list) else [annotations]:
+            start, end = one["segment"]
+            yield video, video, entry.get("subset", ""), start, end, one.get("label")
+
+
+def _kinetics_clips(
+    entries: Iterable[tuple[str, str, str, str, str | None]], split: str, classes: Iterable[str]
+) -> list[ClipSpec]:
+    """Clips of (where, video, start, end, label), named as every published file is: by the whole seconds."""
+    spelling = Spelling(classes)
+    found: dict[tuple[str, float, float], ClipSpec] = {}
+    for where, video, start_text, end_text, text in entries:
+        label = spelling.find(text) if text else None
+        if text and label is None:
+            raise BadManifest(f"{where}: {text!r} is none of the {len(spelling)} classes of this data set")
         try:
-            start, end = float(row["time_start"]), float(row["time_end"])
-            # int() of the seconds, as every published file name has it
-            clip_id = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
+            start, end = float(start_text), float(end_text)
+            clip_id = f"{video}_{int(start):06d}_{int(end):06d}"
         except (ValueError, OverflowError):
-            raise BadManifest(f"{path}:{line}: time_start and time_end must be seconds") from None
-        spec = ClipSpec(id=clip_id, video=row["youtube_id"], split=split, label=label, start_s=start, end_s=end)
-        if specs.setdefault(clip_id, spec) != spec:
-            raise BadManifest(f"{path}:{line}: {clip_id} stands here twice with different labels")
-    return sorted(specs.values(), key=lambda spec: spec.id)
+            raise BadManifest(f"{where}: time_start and time_end must be seconds") from None
+        spec = ClipSpec(id=clip_id, video=video, split=split, label=label, start_s=start, end_s=end)
+        if found.setdefault((video, start, end), spec).label != label:
+            raise BadManifest(f"{where}: {clip_id} stands here twice with different labels")
+    times = Counter(spec.id for spec in found.values())
+    return sorted(
+        (
+            # Two moments within one second: the name needs its fractions too.
+            spec if times[spec.id] == 1 else replace(spec, id=f"{spec.video}_{spec.start_s:010.3f}_{spec.end_s:010.3f}")
+            for spec in found.values()
+        ),
+        key=lambda spec: spec.id,
+    )
 
 
 def own_csv(path: Path, raw: Path, default_split: str) -> list[ClipSpec]:
@@ -158,6 +217,37 @@ def safe_name(text: str) -> str:
     """
     name = re.sub(r"[\s/\\]+", "_", re.sub(r"[\"\x00-\x08\x0e-\x1f]", "", text.strip()))
     return name if name.strip(".") else f"_{name}"
+
+
+def bare_name(text: str) -> str:
+    """A folder name for a class as torchvision.datasets.Kinetics makes it: no quotes, apostrophes and parentheses."""
+    return re.sub(r"[\"'()]", "", text).replace(" ", "_")
+
+
+class Spelling:
+    """Finds a class by any published spelling: itself, in quotes, as our folder or torchvision's.
+
+    Of no classes at all: every name on one line is as good as any.
+    """
+
+    def __init__(self, classes: Iterable[str]) -> None:
+        names = list(classes)
+        self._num_classes = len(names)
+        self._ours: dict[str, str] = {}
+        for way in (bare_name, safe_name, str):
+            counts = Counter(map(way, names))
+            self._ours |= {way(name): name for name in names if counts[way(name)] == 1}
+
+    def __len__(self) -> int:
+        return self._num_classes
+
+    def find(self, text: str) -> str | None:
+        if not self._num_classes:
+            return _label(text)
+        for spelled in (text, text.strip("\"' "), safe_name(text), bare_name(text)):
+            if spelled in self._ours:
+                return self._ours[spelled]
+        return None
 
 
 def stem(name: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
 
-from .annotations import SPLIT_NAMES, ClipSpec, class_folders, kinetics_csv, own_csv
-from .catalog import Dataset
-from .errors import UsageError
+from . import files, official
+from .annotations import SPLIT_NAMES, ClipSpec, class_folders, own_csv
+from .catalog import Dataset, ListFile, Split
+from .errors import BadManifest, ItemError, UsageError
 from .journal import Journal
 from .sources import local
 
@@ -18,52 +22,160 @@ if TYPE_CHECKING:
 
 
 def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal) -> tuple[set[str], list[ClipSpec]]:
-    """The list and the file of every clip on it. Returns the splits that the list speaks for, and the clips."""
+    """The list and the file of every clip on it. Returns the splits that the list speaks for, and the clips.
+
+    A clip whose file is not on this disk has no ``source``.
+    """
     raw = request.raw or (Path(known) if (known := journal.setting("raw")) else None)
-    if raw is None:
-        if dataset is None:
-            raise UsageError(
-                f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ..."
-            )
+    if raw is None and dataset is None:
+        raise UsageError(f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ...")
+    if raw is None and dataset is not None and not dataset.sources:
         raise UsageError(
-            f"fetching {dataset.title} is not built yet; it can be had from {dataset.access}. With a copy "
+            f"{dataset.title} cannot be fetched by a program; it can be had from {dataset.access}. With a copy "
             f"on disk type: make {request.name}-{request.variants[0].name} RAW=/videos"
             f" (python -m datakit prepare {request.name} --raw /videos --variant {request.variants[0].name})"
         )
-    if not raw.is_dir():
-        raise UsageError(f"{raw} is no folder; type --raw (make: RAW=) with the folder that holds the videos")
-    raw = raw.resolve()
-    journal.set_setting("raw", str(raw))
-    if dataset is None:
-        return _own_clips(request, raw, journal)
-    specs: list[ClipSpec] = []
-    splits = set()
-    for split in dataset.splits:
-        if request.splits and split.name not in request.splits:
-            continue
-        table = _annotation_file(request, dataset, split.files, raw)
-        if table is None:
-            if request.splits:
-                raise UsageError(
-                    f"the official list of {dataset.title} {split.name} is not there "
-                    f"(looked for {', '.join(split.files)} in "
-                    f"{', '.join(map(str, _annotation_folders(request, raw)))}); fetch {split.url} into one of them, "
-                    f"or type --annotations FILE (make: ANNOTATIONS=FILE)"
-                )
-            continue
-        rows = kinetics_csv(table, split.name, dataset.classes)
-        if len(rows) != split.rows:
-            print(f"note: {table} has {len(rows)} clips, the official list {split.rows}", file=sys.stderr)
-        specs += rows
-        splits.add(split.name)
+    if raw is not None:
+        if not raw.is_dir():
+            raise UsageError(f"{raw} is no folder; type --raw (make: RAW=) with the folder that holds the videos")
+        raw = raw.resolve()
+        journal.set_setting("raw", str(raw))
+    if dataset is not None:
+        splits, specs = _official_clips(request, dataset, journal, raw)
+        return splits, local.find(specs, raw or _fetched_folder(request), dataset.clip_names)
+    assert raw is not None
+    return _own_clips(request, raw, journal)
+
+
+def _official_clips(
+    request: Request, dataset: Dataset, journal: Journal, raw: Path | None
+) -> tuple[set[str], list[ClipSpec]]:
+    """The lists that were asked for, else those that lie here, else all that say what their clips show."""
     for name in request.splits:
         dataset.split(name)  # a misspelt split is an error with the known ones
-    if not specs:
-        first = dataset.splits[0]
-        raise UsageError(
-            f"no official list found for {request.name}; type --annotations FILE, such as one from {first.url}"
-        )
-    return splits, local.find(specs, raw, dataset.clip_names)
+    asked = [split for split in dataset.splits if split.name in request.splits or not request.splits]
+    lists = {split: path for split in asked if (path := _list_here(request, split, raw)) is not None}
+    if not lists or request.splits:
+        wanted = [split for split in asked if split not in lists and (request.splits or split.labelled)]
+        if request.annotations is not None and wanted:
+            raise UsageError(_not_here(request, dataset, wanted[0], raw))
+        lists |= {split: _fetch(request, dataset, split, raw) for split in wanted}
+    elif lacking := [split.name for split in asked if split.labelled and split not in lists]:
+        names = " ".join(f"--split {split.name}" for split in asked if split in lists or split.name in lacking)
+        print(f"note: no list of {' and '.join(lacking)} here; {names} fetches it", file=sys.stderr)
+    specs: list[ClipSpec] = []
+    for split, path in lists.items():
+        clips = official.read(path, dataset, split, _times(request, dataset, split, path, raw))
+        official.say_differences(clips, path, split)
+        specs += clips
+    if not dataset.classes:
+        names_found = sorted({spec.label for spec in specs if spec.label})
+        dataset.check_classes(names_found, ", ".join(map(str, lists.values())))
+        journal.set_setting("classes", "\n".join(names_found))
+    return {split.name for split in lists}, specs
+
+
+def _list_here(request: Request, split: Split, raw: Path | None) -> Path | None:
+    given = request.annotations
+    if given is not None and given.is_file():
+        # One file speaks for one split: the one asked for, or the one its name says.
+        if request.splits == (split.name,) or given.name in split.files:
+            return given
+        return None
+    return _search(split.files, [given] if given is not None else _annotation_folders(request, raw))
+
+
+def _times(request: Request, dataset: Dataset, split: Split, path: Path, raw: Path | None) -> Path | None:
+    """The file with the times of a list, where the format keeps them apart. Without it nothing can be cut."""
+    if dataset.times is None:
+        return None
+    names = [name.format(split=split.name) for name in dataset.times.files]
+    here = _search(names, [path.parent, *_annotation_folders(request, raw)])
+    if here is not None:
+        return here
+    try:
+        return _fetch(request, dataset, dataset.times, raw)
+    except UsageError as error:
+        print(f"note: {error}; without it only files that are cut already are found", file=sys.stderr)
+        return None
+
+
+def _search(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    names = list(names)
+    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+
+
+def _fetched_folder(request: Request) -> Path:
+    return request.set_dir / "raw"
+
+
+def _annotation_folders(request: Request, raw: Path | None) -> list[Path]:
+    fetched = _fetched_folder(request)
+    return [*([raw, raw / "annotations", raw.parent / "annotations"] if raw else []), fetched, fetched / "annotations"]
+
+
+def _fetch(request: Request, dataset: Dataset, wanted: ListFile, raw: Path | None) -> Path:
+    """The first of the published copies that can be had. Raises ``UsageError`` saying where to put it by hand."""
+    from .sources import http
+
+    folder = _fetched_folder(request) / "annotations"
+    patience = http.Patience(tries=3, first_pause_s=0.5)  # for small files: who has no network shall know it soon
+    failures = []
+    for url in wanted.urls:
+        address, _, member = url.partition("#")
+        name = PurePosixPath(address).name
+        path = folder / (member or name if (member or name) in wanted.files else wanted.files[0])
+        print(f"fetching {url}", file=sys.stderr)
+        try:
+            got = http.download(address, folder / name if member else path, patience=patience).path
+            if member:
+                _extract(got, member, path)
+            return path
+        except (ItemError, BadManifest) as error:
+            failures.append(str(error))
+    raise UsageError(_not_here(request, dataset, wanted, raw, failures))
+
+
+def _not_here(
+    request: Request, dataset: Dataset, wanted: ListFile, raw: Path | None, failures: Iterable[str] = ()
+) -> str:
+    what = "the official list of" if isinstance(wanted, Split) else "the file of times of"
+    what += f" {dataset.title} {wanted.name}" if isinstance(wanted, Split) else f" {dataset.title}"
+    where = (
+        f"put {wanted.files[0]} into {_fetched_folder(request) / 'annotations'}, "
+        f"or type --annotations FILE (make: ANNOTATIONS=FILE)"
+    )
+    if not wanted.urls:
+        return f"{what} is not there and cannot be fetched by a program: it comes from {dataset.access}; {where}"
+    folders = [request.annotations] if request.annotations is not None else _annotation_folders(request, raw)
+    reasons = "".join(f" ({failure})" for failure in failures)
+    return (
+        f"{what} is not there (looked for {', '.join(wanted.files)} in {', '.join(map(str, folders))}); "
+        f"fetch {' or '.join(wanted.urls)}{reasons}, then {where}"
+    )
+
+
+def _extract(archive: Path, member: str, path: Path) -> None:
+    """Have one file of a zip or tar archive at ``path``, whatever folder it is packed in. Raises ``BadManifest``."""
+
+    def place(source: IO[bytes]) -> None:
+        with source, files.replacing(path) as part, part.open("wb") as target:
+            shutil.copyfileobj(source, target)
+
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                for name in packed.namelist():
+                    if PurePosixPath(name).name == member:
+                        return place(packed.open(name))
+        else:
+            with tarfile.open(archive) as unpacked:
+                for entry in unpacked:
+                    if PurePosixPath(entry.name).name == member and (source := unpacked.extractfile(entry)):
+                        return place(source)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise BadManifest(f"{archive}: {error}") from None
+    raise BadManifest(f"{archive} holds no {member}")
 
 
 def _own_clips(request: Request, raw: Path, journal: Journal) -> tuple[set[str], list[ClipSpec]]:
@@ -104,28 +216,3 @@ def _own_clips(request: Request, raw: Path, journal: Journal) -> tuple[set[str],
         return wanted, [spec for spec in specs if spec.split in wanted]
     # The whole list is this one: a clip that left it leaves the set.
     return set(SPLIT_NAMES.values()), specs
-
-
-def _annotation_folders(request: Request, raw: Path) -> list[Path]:
-    return [
-        raw,
-        raw / "annotations",
-        raw.parent / "annotations",
-        request.set_dir / "raw",
-        request.set_dir / "raw/annotations",
-    ]
-
-
-def _annotation_file(request: Request, dataset: Dataset, names: Sequence[str], raw: Path) -> Path | None:
-    given = request.annotations
-    if given is not None and given.is_file():
-        # One file speaks for one split: the one asked for, or the one its name says.
-        if len(request.splits) == 1 or given.name in names:
-            return given
-        if any(given.name in split.files for split in dataset.splits):
-            return None
-        raise UsageError(f"which split does {given} list? type one --split (make: SPLIT=val)")
-    if given is not None and not given.is_dir():
-        raise UsageError(f"{given} is not there; type --annotations with the official CSV or the folder that holds it")
-    folders = [given] if given is not None else _annotation_folders(request, raw)
-    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
@@ -102,18 +103,28 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """One annotation file of a data set: its names, how many rows it has, where it comes from.
+class ListFile:
+    """One annotation file of a data set: the names it goes by and where it comes from.
 
-    ``rows`` is 0 where nobody published the count. ``member`` is the file's name where ``url`` is an archive.
+    ``urls`` are tried in turn; behind a ``#`` stands the file's name inside an archive.
+    """
+
+    files: tuple[str, ...]
+    urls: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split(ListFile):
+    """The list of a split. ``rows`` and ``list_id`` (datakit.fingerprint) as published; 0 and "" where nobody knows.
+
+    ``labelled``: whether it says what its clips show. The others are only fetched when asked for by name.
     """
 
     name: str
-    files: tuple[str, ...]
     rows: int = 0
-    url: str = ""
-    member: str = ""
-    sha256: str = ""
+    list_id: str = ""
+    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,27 +140,70 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """How a list of plain rows is meant: the number of its first class, the order its numbers count in.
+
+    ``folder_is_label``: rows are paths whose folder names the class.
+    """
+
+    first_number: int = 0
+    number_order: str = "official"
+    folder_is_label: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """One data set (``manifests/datasets/*.toml``).
 
+    ``annotation`` is the format of its lists (see ``official``): "kinetics", "gym" or "rows".
+    ``classes`` are the names in official order, () where only the annotation has them; ``classes_sha256`` is of the
+    sorted names. ``label_orders`` are other orders: a rule of ``labels`` or, for each index, the official one.
+    ``flip_labels`` are the classes that a mirrored picture swaps.
     ``clip_names``, ``event_names`` and ``video_names`` are the published names, best first, of a file that holds the
     clip, the event it is part of, and the whole video. ``sources`` are tables that only the source of that name reads.
+    ``variants`` are what ``make NAME`` prepares.
     """
 
     name: str
     title: str
+    licence: str
+    access: str
     annotation: str
+    num_classes: int
+    classes: tuple[str, ...] = ()
+    classes_sha256: str = ""
+    splits: tuple[Split, ...]
+    times: ListFile | None = None
+    rows: Rows = Rows()
     clip_names: tuple[str, ...]
     event_names: tuple[str, ...] = ()
     video_names: tuple[str, ...] = ()
-    classes: tuple[str, ...]
-    splits: tuple[Split, ...]
     layout: Layout = Layout()
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    label_orders: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    label_orders: dict[str, str | tuple[int, ...]] = field(default_factory=dict)
     flip_labels: tuple[tuple[str, str], ...] = ()
-    licence: str
-    access: str
+    variants: tuple[str, ...] = ("256p", "320p", "340x256")
+
+    def __post_init__(self) -> None:
+        where = f"datasets/{self.name}.toml"
+        if self.classes:
+            self.check_classes(self.classes, where)
+        unknown = {name for pair in self.flip_labels for name in pair} - set(self.classes)
+        if unknown:
+            raise BadManifest(f"{where}: flip_labels names {min(unknown)!r}, which is no class")
+        for name, order in self.label_orders.items():
+            if not isinstance(order, str) and sorted(order) != list(range(self.num_classes)):
+                raise BadManifest(f"{where}: label_orders.{name} is no order of the {self.num_classes} classes")
+
+    def check_classes(self, classes: Sequence[str], where: str) -> None:
+        """Raise ``BadManifest`` unless these are the names of this data set, by count and hash."""
+        if len(set(classes)) != self.num_classes or len(classes) != self.num_classes:
+            raise BadManifest(
+                f"{where}: {len(set(classes))} different class names, {self.title} has {self.num_classes}"
+            )
+        found = class_list_sha256(classes)
+        if self.classes_sha256 and found != self.classes_sha256:
+            raise BadManifest(f"{where}: the class names are not those of {self.title}: sha256 {found[:12]}...")
 
     def split(self, name: str) -> Split:
         for split in self.splits:
@@ -183,14 +237,24 @@ def dataset(name: str) -> Dataset | None:
     table = manifests.read(f"datasets/{name}")
     where = f"datasets/{name}.toml"
     _check(table, Dataset, where)
-    splits = []
-    for split_name, entry in table.pop("splits").items():
-        _check(entry, Split, f"{where} [splits.{split_name}]")
-        splits.append(Split(name=split_name, **{**entry, "files": tuple(entry["files"])}))
-    _check(layout := table.pop("layout", {}), Layout, f"{where} [layout]")
-    for key in ("clip_names", "event_names", "video_names", "classes"):
-        table[key] = tuple(table.get(key, ()))
-    return Dataset(name=name, splits=tuple(splits), layout=Layout(**layout), **table)
+    splits = [
+        _tuples(Split, {**entry, "name": split}, f"{where} [splits.{split}]")
+        for split, entry in table.pop("splits").items()
+    ]
+    if isinstance(table.get("classes"), str):
+        table["classes"] = manifests.lines(f"datasets/{table['classes']}")
+    for key, kind in (("times", ListFile), ("layout", Layout), ("rows", Rows)):
+        if key in table:
+            table[key] = _tuples(kind, table[key], f"{where} [{key}]")
+    orders = {key: _tuple(order) for key, order in table.pop("label_orders", {}).items()}
+    flips = tuple(tuple(pair) for pair in table.pop("flip_labels", []))
+    table = {**table, "splits": splits, "label_orders": orders, "flip_labels": flips}
+    return Dataset(name=name, **{key: _tuple(value) for key, value in table.items()})
+
+
+def class_list_sha256(classes: Iterable[str]) -> str:
+    """Hash of a list of class names, whatever their order: the sorted names in UTF-8, a newline between them."""
+    return hashlib.sha256("\n".join(sorted(classes)).encode()).hexdigest()
 
 
 def digest(value: object) -> str:
@@ -204,7 +268,22 @@ def _even(value: Fraction) -> int:
     return max(2, 2 * round(value / 2))
 
 
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _tuples(kind: type, entry: dict[str, Any], where: str) -> Any:
+    """A table of a TOML as one of our types, its keys checked and its arrays frozen."""
+    _check({key: value for key, value in entry.items() if key != "name"}, kind, where)
+    return kind(**{key: _tuple(value) for key, value in entry.items()})
+
+
 def _check(table: dict[str, Any], kind: type, where: str) -> None:
+    """Raise ``BadManifest`` for a key that is not known, and for one that is needed and not there."""
+    needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    lacking = [name for name in needed if name not in table and name != "name"]
+    if lacking:
+        raise BadManifest(f"{where}: {lacking[0]} is not there")
     try:
         manifests.check_keys(table, {one.name for one in fields(kind)} - {"name"}, where)
     except KeyError as error:

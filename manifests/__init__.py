@@ -32,6 +32,11 @@ def read(name: str) -> dict[str, Any]:
         return tomllib.load(file)
 
 
+def lines(name: str) -> list[str]:
+    """The lines of a text file that lies beside a manifest: ``lines("datasets/k400.classes.txt")``."""
+    return (ROOT / name).read_text(encoding="utf-8").splitlines()
+
+
 def check_keys(table: dict[str, Any], known: set[str], where: str) -> None:
     """Raise ``KeyError`` naming the first key of ``table`` that is not known, with the nearest known one."""
     for key in table:
