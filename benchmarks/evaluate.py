@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from datakit import reader
-from evalkit import infer, protocols, resize
+from evalkit import decode, infer, protocols, resize
 
 NUM_FRAMES = 300
 FILES = {"256p keyframe/250": (456, 256, 250), "320p keyframe/32": (568, 320, 32)}
@@ -44,6 +44,8 @@ class Spec:
     clip_len: int
     frame_interval: int
     frame_offsets: tuple[int, ...] = (0,)
+    num_segments: int | None = None
+    input: str = "rgb"
 
 
 def encode(source: Path, target: Path, width: int, height: int, gop: int) -> None:
@@ -70,24 +72,24 @@ def decode_only(path: Path) -> None:
             pass
 
 
-def read_frames(path: Path, spec: Spec) -> tuple[np.ndarray, np.ndarray, infer.ViewPlan]:
+def read_frames(path: Path, spec: Spec) -> tuple[np.ndarray, np.ndarray, decode.ViewPlan]:
     protocol = protocols.get("slowonly", "accurate")
     with reader.open(path, num_frames=NUM_FRAMES, pixels="stored") as video:
-        plan = infer.plan(NUM_FRAMES, video.fps, video.height, video.width, spec, protocol)
+        plan = decode.plan(NUM_FRAMES, video.fps, video.height, video.width, spec, protocol)
         indices, frames = video.frames_for(lambda _: plan.frames)
     return indices, frames, plan
 
 
 def read_views(path: Path, spec: Spec) -> np.ndarray:
     indices, frames, plan = read_frames(path, spec)
-    return infer.Views(torch.from_numpy(frames), indices, plan).cut(0, plan.num_views).numpy()
+    return infer.Views(torch.from_numpy(frames), indices, plan).cut(range(plan.num_views)).numpy()
 
 
 def plain(path: Path, spec: Spec) -> np.ndarray:
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    plan = infer.plan(len(frames), 30.0, *frames[0].shape[:2], spec, protocols.get("slowonly", "accurate"))
+    plan = decode.plan(len(frames), 30.0, *frames[0].shape[:2], spec, protocols.get("slowonly", "accurate"))
     size = (plan.width, plan.height)
     resized = {index: cv2.resize(frames[index], size) for index in np.unique(plan.frames).tolist()}
     clips = [

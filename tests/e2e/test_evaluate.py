@@ -162,10 +162,11 @@ def test_awkward_files_are_scored_or_named(checkpoint: Path, videos: Path, tmp_p
 def test_killed_at_random_and_run_again(gestures: list[tuple[Path, str]], checkpoint: Path, tmp_path: Path) -> None:
     root = gestures[0][0].parents[1]
     listing = write_list(tmp_path / "val.txt", gestures)
-    arguments = [str(checkpoint), "--mode", "accurate", "--list", str(listing), "--root", str(root), "--deterministic"]
+    arguments = [str(checkpoint), "--mode", "accurate", "--list", str(listing), "--root", str(root)]
+    arguments += ["--deterministic", "--workers", "0"]
     out = tmp_path / "killed"
-    slow = "import time; from evalkit import infer, partial, run; real = infer.plan; partial.COMMIT_EVERY_S = 0.0\n"
-    slow += "infer.plan = lambda *args: (time.sleep(0.15), real(*args))[1]\n"
+    slow = "import time; from evalkit import decode, partial, run; real = decode.plan; partial.COMMIT_EVERY_S = 0.0\n"
+    slow += "decode.plan = lambda *args: (time.sleep(0.15), real(*args))[1]\n"
     slow += "import sys; sys.exit(run.main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     process = subprocess.Popen(

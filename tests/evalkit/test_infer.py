@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 import models
-from evalkit import infer, protocols, views
+from evalkit import decode, infer, protocols, views
 from evalkit.protocols import Protocol
 
 CLASSES = 5
@@ -37,6 +36,8 @@ class Spec:
     clip_len: int = 4
     frame_interval: int = 4
     frame_offsets: tuple[int, ...] = (0,)
+    num_segments: int | None = None
+    input: str = "rgb"
 
 
 class Look:
@@ -111,10 +112,10 @@ def test_golden_pipelines_to_the_bit(golden: Path) -> None:
             options = {"twice_sample": True} if args.get("twice_sample") else {}
             rule = protocol(num_clips=args["num_clips"], num_crops=crops, crop_px=case["crop_size"], options=options,
                             sampling="mmaction2-1.x" if "slowonly" in name else "mmaction2-0.x")  # fmt: skip
-            plan = infer.plan(len(frames), 25.0, *frames.shape[1:3], spec, rule)
+            plan = decode.plan(len(frames), 25.0, *frames.shape[1:3], spec, rule)
             assert plan.frames.reshape(-1).tolist() == case["frame_inds"], name
             indices = np.unique(plan.frames)
-            cut = infer.Views(torch.from_numpy(frames[indices]), indices, plan).cut(0, plan.num_views)
+            cut = infer.Views(torch.from_numpy(frames[indices]), indices, plan).cut(range(plan.num_views))
             wanted = arrays[f"{name}/uint8"]
             assert np.array_equal(cut.numpy().reshape(wanted.shape), wanted), name
             if case["format"] == "NCTHW":
@@ -125,9 +126,9 @@ def test_golden_pipelines_to_the_bit(golden: Path) -> None:
 def test_views_come_crops_outermost(clips: list[Clip]) -> None:
     net = Look()
     outcome = run(clips[:1], net)[0]
-    plan = infer.plan(30, 25.0, 48, 64, net.spec, protocol())
+    plan = decode.plan(30, 25.0, 48, 64, net.spec, protocol())
     assert plan.num_views == 9
-    with infer.reader.open(clips[0].path) as video:
+    with decode.reader.open(clips[0].path) as video:
         frames = torch.from_numpy(video.frames(np.arange(30)))
     whole = infer.resize.linear(frames, plan.height, plan.width)
     expected = [
@@ -146,21 +147,21 @@ def test_views_come_crops_outermost(clips: list[Clip]) -> None:
 
 def test_only_what_a_crop_needs_is_resized_and_it_is_the_same() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (6, 90, 120, 3), dtype=np.uint8)
-    plan = infer.plan(
+    plan = decode.plan(
         6, 25.0, 90, 120, Spec(clip_len=2, frame_interval=2), protocol(num_clips=2, num_crops=1, crop_px=24)
     )
     indices = np.unique(plan.frames)
     got = infer.Views(torch.from_numpy(frames[indices]), indices, plan)
     whole = infer.resize.linear(torch.from_numpy(frames), 32, 43)[:, :, 4:28, 9:33]
     assert got.x_nCHW.shape[-2:] == (24, 24)
-    assert torch.equal(got.cut(0, 2), whole[torch.from_numpy(plan.frames)].transpose(1, 2))
+    assert torch.equal(got.cut(range(2)), whole[torch.from_numpy(plan.frames)].transpose(1, 2))
 
 
 def test_pairs_of_frames_end_at_the_last_frame() -> None:
-    plan = infer.plan(9, 25.0, 32, 32, Spec(clip_len=4, frame_interval=2, frame_offsets=(0, 1)), protocol(num_clips=1))
+    plan = decode.plan(9, 25.0, 32, 32, Spec(clip_len=4, frame_interval=2, frame_offsets=(0, 1)), protocol(num_clips=1))
     rows = views.frame_indices("mmaction2-0.x", 9, 4, 2, 1)[0]
     assert plan.frames[0].tolist() == [frame for row in rows for frame in (row, min(row + 1, 8))]
-    with_last = infer.plan(
+    with_last = decode.plan(
         4, 25.0, 32, 32, Spec(clip_len=2, frame_interval=3, frame_offsets=(0, 1)), protocol(num_clips=1)
     )
     assert with_last.frames[0].tolist()[-1] <= 3
@@ -215,7 +216,7 @@ def test_a_clip_is_handed_out_as_soon_as_it_is_through(clips: list[Clip]) -> Non
 
 
 def test_batches_halve_until_the_memory_suffices(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(infer.VIEWS_AT_ONCE, "cpu", 16)
+    monkeypatch.setitem(infer.FRAMES_AT_ONCE, "cpu", 64)
     net = Look(largest_batch=5)
     halved = run(clips, net)
     assert set(net.batches) <= {4, 3, 2, 1}
@@ -286,37 +287,6 @@ def test_a_network_that_gives_nan_fails_the_clip_by_name(clips: list[Clip]) -> N
     assert "NaN" in str(outcome.reason)
 
 
-def test_memory_that_is_decoded_ahead_is_bounded(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for less than one clip, one clip at a time is decoded, by however many workers."""
-    monkeypatch.setattr(infer, "DECODED_AHEAD_BYTES", 1000)
-    ahead: list[int] = []
-    lock = threading.Lock()
-    real = infer.reader.VideoFile.frames_for
-
-    def counted(self: Any, plan: Any) -> Any:
-        def planned(num_frames: int) -> Any:
-            indices = plan(num_frames)  # waits here until there is room
-            with lock:
-                ahead.append(1)
-            return indices
-
-        return real(self, planned)
-
-    monkeypatch.setattr(infer.reader.VideoFile, "frames_for", counted)
-    outcomes = infer.score(clips, Look(), protocol(), workers=4, batch_views=9)
-    for number, _ in enumerate(outcomes, start=1):
-        assert len(ahead) <= number + 1
-    assert len(ahead) == len(clips)
-
-
-def test_giving_up_in_the_middle_stops_the_readers(clips: list[Clip]) -> None:
-    before = threading.active_count()
-    outcomes = infer.score(clips * 3, Look(), protocol(), workers=4)
-    next(outcomes)
-    outcomes.close()
-    assert threading.active_count() == before
-
-
 @pytest.mark.parametrize("dtype", ["bf16"])
 def test_lower_precision_is_near(clips: list[Clip], dtype: str) -> None:
     torch.manual_seed(0)
@@ -340,6 +310,6 @@ def test_a_gpu_gives_the_same_scores(clips: list[Clip]) -> None:
 
 def test_accurate_is_what_the_table_says() -> None:
     net = models.create("slowonly_r50_4x16", num_classes=2)
-    plan = infer.plan(300, 30.0, 256, 340, net.spec, protocols.get("slowonly", "accurate"))
+    plan = decode.plan(300, 30.0, 256, 340, net.spec, protocols.get("slowonly", "accurate"))
     assert (plan.num_views, plan.frames.shape, plan.height, plan.width) == (30, (10, 4), 256, 340)
     assert plan.boxes == ((0, 0, 256, 256), (0, 84, 256, 256), (0, 42, 256, 256))

@@ -1,0 +1,449 @@
+"""Clips in, the frames that their views need out: in order, ahead of the network, by processes that may die.
+
+    this process   gives each worker one clip at a time, grants it memory, yields what comes back in order
+    worker         plans the views, asks for memory, decodes into it
+
+Memory is anonymous and shared by passing its descriptor: whoever is killed, none is left behind. No torch in here, so
+that a worker starts in a fifth of a second.
+
+Shapes: R views of a video along time ("rows"), T frames a view, n frames that any of them needs, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import typing
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import reduction
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datakit import reader
+from datakit.errors import CropError, DataError, ItemError, ToolMissing
+
+from . import views
+from .protocols import Protocol
+
+DECODED_AHEAD_BYTES = 2 << 30
+CLIPS_AHEAD_A_WORKER = 4
+# What a worker runs. Not by multiprocessing, which would run the caller's script again.
+WORKER = "import sys; sys.path[:] = {path!r}; from evalkit import decode; decode.serve({handle})"
+
+
+class Spec(typing.Protocol):
+    """What the engine needs to know of a network (``models.ModelSpec`` is one)."""
+
+    @property
+    def clip_len(self) -> int: ...
+    @property
+    def frame_interval(self) -> int: ...
+    @property
+    def frame_offsets(self) -> tuple[int, ...]: ...
+    @property
+    def num_segments(self) -> int | None: ...
+    @property
+    def input(self) -> str: ...
+
+
+class Clip(typing.Protocol):
+    """``datakit.manifest.Clip`` is one. A clip may also have ``fps``, for pictures that do not say it themselves."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def label_index(self) -> int: ...
+    @property
+    def path(self) -> Path | None: ...
+    @property
+    def frames(self) -> int | None: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def reason(self) -> str | None: ...
+
+
+ClipT = typing.TypeVar("ClipT", bound=Clip)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A ``Spec`` in plain numbers, to be sent to a worker."""
+
+    clip_len: int
+    frame_interval: int
+    frame_offsets: tuple[int, ...]
+    num_segments: int | None
+    input: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ViewPlan:
+    """Numbers only: which frames of one video, resized to what, cut where.
+
+    frames   int64 [R, T], indices into the video; T counts every frame that the network's input is made of
+    boxes    (top, left, height, width) in the resized picture; ``mirrored``: each box is followed by its mirror image
+    View v = crop * R + row, crops outermost (mmaction2 mmaction/datasets/transforms/formatting.py:260).
+    """
+
+    frames: NDArray[np.int64]
+    height: int
+    width: int
+    boxes: tuple[tuple[int, int, int, int], ...]
+    mirrored: bool
+
+    @property
+    def num_crops(self) -> int:
+        return len(self.boxes) * (2 if self.mirrored else 1)
+
+    @property
+    def num_views(self) -> int:
+        return len(self.frames) * self.num_crops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """``frames``: uint8 [n, H, W, C], those at ``indices`` (sorted) of the video."""
+
+    frames: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    plan: ViewPlan
+
+
+def plan(num_frames: int, fps: float, height: int, width: int, spec: Spec, protocol: Protocol) -> ViewPlan:
+    """The views of one video. Raises ``CropError`` where a crop does not fit, ``DataError`` where no clip does."""
+    rows = views.frame_indices(
+        protocol.sampling,
+        num_frames,
+        spec.clip_len,
+        spec.frame_interval,
+        protocol.num_clips,
+        fps=fps or None,
+        **protocol.options,
+    )
+    if len(rows) == 0:
+        raise DataError(f"{protocol.sampling} finds no clip in {num_frames} frames")
+    # rgb-diff wants i and i + 1 for every i; at the end of the video the last frame stands for what would follow.
+    frames = np.minimum(rows[:, :, None] + np.asarray(spec.frame_offsets), num_frames - 1)
+    rows_a_view = 1
+    if protocol.aggregation == "segment-logit-mean":
+        rows_a_view = spec.num_segments or 1
+        if len(rows) % rows_a_view:
+            raise DataError(
+                f"the network looks at {rows_a_view} segments at a time, the protocol samples {len(rows)}; "
+                f"type --views {rows_a_view}x{protocol.num_crops}@{protocol.crop_px} or a multiple"
+            )
+    resized_height, resized_width = views.resized(protocol.sampling, height, width, protocol.scale)
+    mirrored = protocol.num_crops == 10
+    boxes = views.crop_boxes(
+        protocol.sampling, resized_height, resized_width, protocol.crop_px, 5 if mirrored else protocol.num_crops
+    )
+    return ViewPlan(
+        frames=frames.reshape(len(rows) // rows_a_view, -1),
+        height=resized_height,
+        width=resized_width,
+        boxes=tuple(boxes),
+        mirrored=mirrored,
+    )
+
+
+# --- one clip --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A clip as a worker gets it."""
+
+    path: str
+    frames: int | None
+    fps: float
+
+
+Room = Callable[[int], None]  # waits until so many bytes may be decoded
+
+
+def _read(job: _Job, shape: Shape, protocol: Protocol, room: Room) -> Decoded | str:
+    """The frames of one clip, or the reason why there are none."""
+    plans: list[ViewPlan] = []
+    try:
+        # Stored pixels: what mmaction2, decord and OpenCV show of a file whose pixels are not square.
+        kind: Any = "flow" if shape.input == "flow" else "rgb"
+        with reader.open(job.path, num_frames=job.frames, pixels="stored", kind=kind) as video:
+            if video.kind != kind:
+                return f"{job.path} holds {video.kind}, the network looks at {kind}"
+
+            def wanted(num_frames: int) -> NDArray[np.int64]:
+                plans.append(plan(num_frames, video.fps or job.fps, video.height, video.width, shape, protocol))
+                channels = 2 if kind == "flow" else 3
+                room(len(np.unique(plans[-1].frames)) * video.height * video.width * channels)
+                return plans[-1].frames
+
+            indices, frames = video.frames_for(wanted)
+    except (ItemError, CropError, DataError, IndexError, OSError) as error:
+        return str(error)
+    return Decoded(frames=frames, indices=indices, plan=plans[-1])
+
+
+def _job(clip: Clip) -> _Job | str:
+    """What is to be read of a clip, or the reason why nothing is."""
+    if clip.path is None:
+        return clip.reason or f"{clip.status}: there is no file"
+    return _Job(path=str(clip.path), frames=clip.frames, fps=float(getattr(clip, "fps", None) or 0))
+
+
+def ahead(
+    clips: Iterable[ClipT],
+    spec: Spec,
+    protocol: Protocol,
+    workers: int,
+    arrived: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+) -> Generator[tuple[ClipT, Decoded | str], None, None]:
+    """Clips in order, each with its frames or with the reason why there are none.
+
+    ``workers``: processes that decode ahead of the caller; 0 decodes in this one, when asked. What is decoded ahead is
+    bounded by ``DECODED_AHEAD_BYTES`` besides the clip that comes next. A process that dies takes one clip with it.
+    ``arrived`` is called with the frames that a process sent, in a thread of its own; what it returns is yielded.
+    """
+    shape = Shape(
+        clip_len=spec.clip_len,
+        frame_interval=spec.frame_interval,
+        frame_offsets=tuple(spec.frame_offsets),
+        num_segments=spec.num_segments,
+        input=spec.input,
+    )
+    if workers == 0:
+        for clip in clips:
+            job = _job(clip)
+            yield clip, job if isinstance(job, str) else _read(job, shape, protocol, lambda _: None)
+        return
+    waiting: deque[ClipT] = deque()
+
+    def jobs() -> Iterator[_Job | str]:
+        for clip in clips:
+            waiting.append(clip)
+            yield _job(clip)
+
+    crew = _Crew(jobs(), shape, protocol, workers, arrived or (lambda frames: frames))
+    try:
+        for result in crew.results():
+            yield waiting.popleft(), result
+    finally:
+        crew.stop()
+
+
+# --- the workers -----------------------------------------------------------------------------------------------------
+
+
+def serve(handle: int) -> None:
+    """The life of a worker: clips come through a socket, frames go back, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked; it closes the socket
+    link = Connection(handle)
+
+    def room(num_bytes: int) -> None:
+        link.send(num_bytes)
+        link.recv()
+
+    with contextlib.suppress(EOFError, ConnectionError):
+        shape, protocol = link.recv()
+        link.send("ready")
+        while True:
+            result = _read(link.recv(), shape, protocol, room)
+            if isinstance(result, str):
+                link.send(result)
+                continue
+            memory = os.memfd_create("frames")
+            os.ftruncate(memory, max(1, result.frames.nbytes))
+            with mmap.mmap(memory, max(1, result.frames.nbytes)) as shared:
+                shared[: result.frames.nbytes] = memoryview(np.ascontiguousarray(result.frames)).cast("B")
+            link.send((result.frames.shape, result.indices, result.plan))
+            reduction.send_handle(link, memory, None)  # type: ignore[arg-type]  # only Windows needs the process
+            os.close(memory)
+
+
+class _Worker:
+    """A process, and this end of the socket to it."""
+
+    def __init__(self, shape: Shape, protocol: Protocol) -> None:
+        ours, theirs = socket.socketpair()
+        code = WORKER.format(path=[entry or str(Path.cwd()) for entry in sys.path], handle=theirs.fileno())
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        theirs.close()
+        self.link = Connection(ours.detach())
+        self.link.send((shape, protocol))
+        self.ready = False
+        self.ticket = -1  # the number of the clip that it works on
+
+    def decoded(
+        self,
+        message: tuple[tuple[int, ...], NDArray[np.int64], ViewPlan],
+        arrived: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    ) -> Decoded:
+        shape, indices, plan = message
+        memory = reduction.recv_handle(self.link)
+        shared = mmap.mmap(memory, max(1, int(np.prod(shape))))
+        os.close(memory)
+        frames: NDArray[np.uint8] = np.frombuffer(shared, np.uint8, count=int(np.prod(shape))).reshape(shape)
+        return Decoded(frames=arrived(frames), indices=indices, plan=plan)
+
+    def end(self) -> str:
+        """Stop it; says how it ended."""
+        self.link.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.05)  # one that died has its own exit code
+        self.process.kill()
+        code = self.process.wait()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+class _Crew:
+    """Workers, and a thread that serves them. ``results`` are in the order of the jobs."""
+
+    def __init__(
+        self,
+        jobs: Iterator[_Job | str],
+        shape: Shape,
+        protocol: Protocol,
+        size: int,
+        arrived: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    ) -> None:
+        self._jobs, self._shape, self._protocol, self._size, self._arrived = jobs, shape, protocol, size, arrived
+        self._crew: list[_Worker] = []
+        self._asked: dict[int, tuple[_Worker, int]] = {}  # ticket -> who waits for how many bytes
+        self._held: dict[int, int] = {}  # ticket -> bytes granted
+        self._done: dict[int, Decoded | str] = {}
+        self._given = self._taken = 0  # tickets
+        self._last: int | None = None  # how many there are, once that is known
+        self._failure: BaseException | None = None
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._bell, self._ear = socket.socketpair()  # wakes the thread
+        self._thread = threading.Thread(target=self._serve, name="decode", daemon=True)
+        self._thread.start()
+
+    def results(self) -> Iterator[Decoded | str]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._taken in self._done or self._taken == self._last or self._failure)
+                if self._failure:
+                    raise self._failure
+                if self._taken == self._last:
+                    return
+                result = self._done.pop(self._taken)
+            yield result
+            del result  # the caller is through with its memory
+            with self._changed:
+                self._held.pop(self._taken, None)
+                self._taken += 1
+            self._bell.send(b".")
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+        self._bell.send(b".")
+        self._thread.join()
+        self._bell.close()
+        self._ear.close()
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopped and not (self._last == self._given and not self._busy()):
+                self._give_out()
+                self._grant()
+                for end in wait([self._ear, *(worker.link for worker in self._crew)]):
+                    if end is self._ear:
+                        self._ear.recv(1 << 12)
+                    else:
+                        self._hear(next(worker for worker in self._crew if worker.link is end))
+        except BaseException as error:  # the consumer raises it
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            for worker in self._crew:
+                worker.end()
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self._crew if worker.ticket >= 0]
+
+    def _give_out(self) -> None:
+        """A clip to every worker that has none, while not too many wait to be taken."""
+        while self._last is None and self._given - self._taken < CLIPS_AHEAD_A_WORKER * self._size:
+            idle = next((worker for worker in self._crew if worker.ticket < 0), None)
+            if idle is None and len(self._crew) == self._size:
+                return
+            job = next(self._jobs, None)
+            ticket = self._given
+            if job is None:
+                with self._changed:
+                    self._last = ticket
+                    self._changed.notify_all()
+                return
+            self._given += 1
+            if isinstance(job, str):
+                self._finish(ticket, job)
+                continue
+            if idle is None:
+                idle = _Worker(self._shape, self._protocol)
+                self._crew.append(idle)
+            idle.ticket = ticket
+            with contextlib.suppress(ConnectionError):  # it has died: what it was given is lost, ``_hear`` says so
+                idle.link.send(job)
+
+    def _grant(self) -> None:
+        """Memory to those who ask, in the order of the clips; the clip that comes next gets it in any case."""
+        for ticket in sorted(self._asked):
+            worker, num_bytes = self._asked[ticket]
+            with self._changed:
+                others = sum(self._held.values()) - self._held.get(ticket, 0)
+                if ticket > self._taken and others + num_bytes > DECODED_AHEAD_BYTES:
+                    return
+                self._held[ticket] = num_bytes
+            del self._asked[ticket]
+            with contextlib.suppress(ConnectionError):
+                worker.link.send(None)
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            message = worker.link.recv()
+            if isinstance(message, tuple):
+                self._finish(worker.ticket, worker.decoded(message, self._arrived))
+                worker.ticket = -1
+            elif isinstance(message, int):
+                self._asked[worker.ticket] = (worker, message)
+            elif worker.ready:
+                self._finish(worker.ticket, message)
+                worker.ticket = -1
+            else:
+                worker.ready = True
+        except (EOFError, ConnectionError, RuntimeError):  # RuntimeError: the descriptor did not come
+            self._crew.remove(worker)
+            ended = worker.end()
+            if not worker.ready:
+                raise ToolMissing(f"the processes that decode do not start ({ended}); type --workers 0") from None
+            self._asked.pop(worker.ticket, None)
+            if worker.ticket >= 0:
+                self._finish(worker.ticket, f"the process that decoded it died ({ended})")
+
+    def _finish(self, ticket: int, result: Decoded | str) -> None:
+        with self._changed:
+            self._done[ticket] = result
+            if isinstance(result, str):
+                self._held.pop(ticket, None)
+            self._changed.notify_all()
