@@ -1,0 +1,316 @@
+"""Dual TV-L1 optical flow, many frame pairs at once, in torch.
+
+The method is that of C. Zach, T. Pock, H. Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow" (DAGM
+2007), solved as in J. Sanchez, E. Meinhardt-Llopis, G. Facciolo, "TV-L1 Optical Flow Estimation" (IPOL 2013). What the
+papers leave open (resampling, borders, when to stop, the median filter) follows what OpenCV does, because published
+flow networks were trained on its output: ``Parameters`` names each choice, ``manifests/flow.toml`` has the sets.
+
+For a pair (I0, I1) we look for u with I1(x + u) = I0(x), small in  |rho(u)| * lambda + |grad u|,  from coarse to fine:
+
+    pyramid level:  for each warp:  linearise rho around the present u
+                        repeat:     v = u thresholded towards rho(v) = 0        (data term, a closed form)
+                                    u = v + theta * div p                       (smoothness, p is the dual variable)
+                                    p = (p + tau/theta * grad u) / (1 + tau/theta * |grad u|)
+
+Shapes: B pairs, H x W pixels; ``u_B2HW`` holds x then y, in pixels; ``p_B22HW`` the dual of (component, direction).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import BadManifest
+
+SMALLEST_SIDE_PX = 16  # levels with a shorter side are left out
+_SHARPNESS = {"cubic": -0.75, "catmull-rom": -0.5}
+_FLAT = 1.19e-7  # a squared gradient of no more counts as none (the float epsilon, as in OpenCV)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """One set of ``manifests/flow.toml``; the letters are those of the papers.
+
+    ``outer`` rounds of ``inner`` iterations follow each of ``warps`` warps, fewer when the mean squared change of u
+    falls to ``epsilon`` squared. ``median`` is the side of the median filter before each round: 5, or 0 for none.
+    ``pyramid``: "centres" maps pixel centres on pixel centres, "corners" pixel 0 on pixel 0 (OpenCV's CUDA resize).
+    ``warp``: "cubic" is the cubic of a = -0.75 with black outside, "catmull-rom" a = -0.5 with the border repeated.
+    ``stop``: "each" looks at the change after each iteration; "estimate" after those at which it may have become small
+    enough, judged from the last one looked at (OpenCV's CUDA version, to save sums).
+    """
+
+    tau: float
+    lambda_: float
+    theta: float
+    scales: int
+    scale_step: float
+    warps: int
+    outer: int
+    inner: int
+    epsilon: float
+    median: int
+    pyramid: str
+    warp: str
+    stop: str
+
+    def __post_init__(self) -> None:
+        known = {
+            "median": {0, 5}, "pyramid": {"centres", "corners"}, "warp": set(_SHARPNESS), "stop": {"each", "estimate"},
+        }  # fmt: skip
+        for field, values in known.items():
+            if getattr(self, field) not in values:
+                raise BadManifest(f"flow.toml: {field} = {getattr(self, field)!r}, known are {sorted(values)}")
+
+
+def flow(first_BHW: Tensor, second_BHW: Tensor, how: Parameters) -> Tensor:
+    """Flow from each first picture to its second, float32 [B, 2, H, W] in pixels, on the pictures' device.
+
+    Pictures are grey, on the scale 0..255 (any dtype). A pair's result does not depend on the others in the batch.
+    """
+    levels = [(first_BHW.float(), second_BHW.float())]
+    while len(levels) < how.scales:
+        height, width = (int(side * how.scale_step + 0.5) for side in levels[-1][0].shape[1:])
+        if min(height, width) < SMALLEST_SIDE_PX:
+            break
+        step = 1 / how.scale_step
+        smaller = [_resized(level, height, width, step, step, how.pyramid) for level in levels[-1]]
+        levels.append((smaller[0], smaller[1]))
+    u_B2HW = levels[-1][0].new_zeros((len(first_BHW), 2, *levels[-1][0].shape[1:]))
+    for number, (one, other) in reversed(list(enumerate(levels))):
+        u_B2HW = _refined(u_B2HW, one, other, how)
+        if number:
+            height, width = levels[number - 1][0].shape[1:]
+            y_step, x_step = one.shape[1] / height, one.shape[2] / width
+            u_B2HW = _resized(u_B2HW, height, width, y_step, x_step, how.pyramid) / how.scale_step
+    return u_B2HW
+
+
+def _refined(u_B2HW: Tensor, first_BHW: Tensor, second_BHW: Tensor, how: Parameters) -> Tensor:
+    """One pyramid level: warp, linearise and solve, ``warps`` times."""
+    source_B3HW = torch.stack([second_BHW, *_central_gradient(second_BHW)], dim=1)
+    x_dual_B2HW, y_dual_B2HW = torch.zeros_like(u_B2HW), torch.zeros_like(u_B2HW)
+    for _ in range(how.warps):
+        now_B3HW = _warped(source_B3HW, u_B2HW, how.warp)
+        gradient_B2HW = now_B3HW[:, 1:].contiguous()
+        constant_BHW = now_B3HW[:, 0] - first_BHW - (gradient_B2HW * u_B2HW).sum(1)
+        u_B2HW, x_dual_B2HW, y_dual_B2HW = _solved(u_B2HW, x_dual_B2HW, y_dual_B2HW, constant_BHW, gradient_B2HW, how)
+    return u_B2HW
+
+
+def _solved(
+    u_B2HW: Tensor,
+    x_dual_B2HW: Tensor,
+    y_dual_B2HW: Tensor,
+    constant_BHW: Tensor,
+    gradient_B2HW: Tensor,
+    how: Parameters,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Iterate until each pair's u stands still; a pair that does leaves the batch. Returns u and the dual variables."""
+    device = u_B2HW.device
+    inverse_BHW = gradient_B2HW.square().sum(1).clamp_min_(_FLAT).reciprocal_()
+    goal = how.epsilon**2 * constant_BHW[0].numel()
+    # Asking a GPU whether it is done makes it wait for us.
+    patience = 1 if device.type == "cpu" else 10
+    answers = [torch.empty_like(u_B2HW) for _ in range(3)]
+    places = torch.arange(len(u_B2HW), device=device)
+    work = [u_B2HW.clone(), x_dual_B2HW.clone(), y_dual_B2HW.clone(), constant_BHW, gradient_B2HW, inverse_BHW]
+    moving_B = torch.ones(len(u_B2HW), device=device)
+    last_change_B = torch.zeros(len(u_B2HW), device=device)
+    for round_ in range(how.outer):
+        if how.median:
+            work[0] = _median_5x5(work[0])
+        for number in range(how.inner):
+            change_B = _iterate(how, moving_B, *work)
+            if how.stop == "estimate":
+                looked_B = (last_change_B < goal) & (number % 2 == 1)
+                last_change_B = torch.where(looked_B, change_B, last_change_B - goal)
+                moving_B = moving_B * ~(looked_B & (change_B <= goal))
+            else:
+                moving_B = moving_B * (change_B > goal)
+            if number % patience == patience - 1 and not moving_B.any():
+                break
+        if round_ == how.outer - 1:
+            moving_B = torch.zeros_like(moving_B)
+        still = moving_B == 0
+        if still.any():
+            for answer, values in zip(answers, work, strict=False):
+                answer[places[still]] = values[still]
+            places, moving_B, last_change_B = places[~still], moving_B[~still], last_change_B[~still]
+            work = [values[~still] for values in work]
+            if not len(places):
+                break
+    return answers[0], answers[1], answers[2]
+
+
+def _iterate(
+    how: Parameters,
+    moving_B: Tensor,
+    u_B2HW: Tensor,
+    x_dual_B2HW: Tensor,
+    y_dual_B2HW: Tensor,
+    constant_BHW: Tensor,
+    gradient_B2HW: Tensor,
+    inverse_BHW: Tensor,
+) -> Tensor:
+    """One iteration, in place, for the pairs that are ``moving`` (1, else 0). Returns the squared change of u, [B]."""
+    most = how.lambda_ * how.theta
+    moving_B111 = moving_B[:, None, None, None]
+    # Data term: go along the gradient until rho is 0, but at most lambda * theta gradients.
+    share_BHW = torch.addcmul(constant_BHW, gradient_B2HW[:, 0], u_B2HW[:, 0])
+    share_BHW.addcmul_(gradient_B2HW[:, 1], u_B2HW[:, 1]).mul_(inverse_BHW).clamp_(-most, most)
+    share_BHW.mul_(moving_B111[:, 0])
+    # Smoothness: the divergence of the dual variable, backward differences with zero outside.
+    step_B2HW = x_dual_B2HW + y_dual_B2HW
+    step_B2HW[..., 1:].sub_(x_dual_B2HW[..., :-1])
+    step_B2HW[..., 1:, :].sub_(y_dual_B2HW[..., :-1, :])
+    step_B2HW.mul_(how.theta * moving_B111).addcmul_(share_BHW[:, None], gradient_B2HW, value=-1)
+    u_B2HW.add_(step_B2HW)
+    change_B: Tensor = torch.linalg.vector_norm(step_B2HW.flatten(1), dim=1).square()
+    # Dual variable: forward differences, zero in the last column and row.
+    rate_B111 = moving_B111 * (how.tau / how.theta)
+    x_slope_B2HW = F.pad(u_B2HW[..., 1:] - u_B2HW[..., :-1], (0, 1))
+    y_slope_B2HW = F.pad(u_B2HW[..., 1:, :] - u_B2HW[..., :-1, :], (0, 0, 0, 1))
+    shrink_B2HW = torch.addcmul(x_slope_B2HW.square(), y_slope_B2HW, y_slope_B2HW).sqrt_().mul_(rate_B111).add_(1)
+    x_dual_B2HW.addcmul_(x_slope_B2HW, rate_B111).div_(shrink_B2HW)
+    y_dual_B2HW.addcmul_(y_slope_B2HW, rate_B111).div_(shrink_B2HW)
+    return change_B
+
+
+def _resized(picture: Tensor, height: int, width: int, y_step: float, x_step: float, rule: str) -> Tensor:
+    """Bilinear, [..., H, W] -> [..., height, width]; a step is in source pixels and need not be H / height."""
+    for axis, size, step in ((-1, width, x_step), (-2, height, y_step)):
+        last = picture.shape[axis] - 1
+        at = torch.arange(size, dtype=torch.float64, device=picture.device)
+        at = at * step if rule == "corners" else (at + 0.5) * step - 0.5
+        at = at.clamp_(0, last)
+        low = at.long()
+        weight = (at - low).to(picture.dtype)
+        if axis == -2:
+            weight = weight[:, None]
+        one, other = picture.index_select(axis, low), picture.index_select(axis, (low + 1).clamp_(max=last))
+        picture = one.lerp_(other, weight)
+    return picture
+
+
+def _central_gradient(picture_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Half of (next - previous) along x and along y, the border repeated."""
+    padded = F.pad(picture_BHW[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    x_BHW = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    y_BHW = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    return x_BHW, y_BHW
+
+
+def _warped(picture_BCHW: Tensor, u_B2HW: Tensor, rule: str) -> Tensor:
+    """``picture`` at x + u by cubic interpolation of the 4 x 4 pixels around, see ``Parameters.warp``."""
+    channels, height, width = picture_BCHW.shape[1:]
+    x_BHW = u_B2HW[:, 0] + torch.arange(width, device=u_B2HW.device)
+    y_BHW = u_B2HW[:, 1] + torch.arange(height, device=u_B2HW.device)[:, None]
+    left, top = x_BHW.floor(), y_BHW.floor()
+    sharpness = _SHARPNESS[rule]
+    x_weights, y_weights = _cubic(x_BHW - left, sharpness), _cubic(y_BHW - top, sharpness)
+    columns = [left.long() + offset for offset in (-1, 0, 1, 2)]
+    rows = [top.long() + offset for offset in (-1, 0, 1, 2)]
+    if rule == "cubic":  # black outside
+        x_weights = [w * ((x >= 0) & (x < width)) for w, x in zip(x_weights, columns, strict=True)]
+        y_weights = [w * ((y >= 0) & (y < height)) for w, y in zip(y_weights, rows, strict=True)]
+    flat_BCP = picture_BCHW.flatten(2)
+    warped_BCHW = torch.zeros_like(picture_BCHW)
+    columns = [x.clamp_(0, width - 1) for x in columns]
+    for y, y_weight in zip(rows, y_weights, strict=True):
+        start = y.clamp_(0, height - 1) * width
+        row_BCHW = torch.zeros_like(picture_BCHW)
+        for x, x_weight in zip(columns, x_weights, strict=True):
+            index_B1P = (start + x).flatten(1)[:, None].expand(-1, channels, -1)
+            row_BCHW.addcmul_(flat_BCP.gather(2, index_B1P).view_as(row_BCHW), x_weight[:, None])
+        warped_BCHW.addcmul_(row_BCHW, y_weight[:, None])
+    return warped_BCHW
+
+
+def _cubic(t: Tensor, a: float) -> list[Tensor]:
+    """Weights of the pixels at -1, 0, 1, 2 for a point at ``t`` in 0..1 (Keys's kernel with the parameter ``a``)."""
+    before = ((t - 2) * t + 1) * t * a
+    here = ((a + 2) * t - (a + 3)) * t * t + 1
+    after = ((2 * a + 3 - (a + 2) * t) * t - a) * t
+    return [before, here, after, 1 - before - here - after]
+
+
+def _median_5x5(picture: Tensor) -> Tensor:
+    """Median of the 5 x 5 pixels around each pixel, the border repeated; [..., H, W] of two leading dimensions."""
+    height, width = picture.shape[-2:]
+    padded = F.pad(picture, (2, 2, 2, 2), mode="replicate")
+    columns = _compared([padded[..., row : row + height, :] for row in range(5)], *_sorted_five())
+    values = [column[..., shift : shift + width] for column in columns for shift in range(5)]
+    return _compared(values, *_median_of_sorted_columns())[0]
+
+
+Step = tuple[bool, int, int]  # a new value: the larger (else smaller) of two earlier ones, inputs counted first
+
+
+def _compared(values: list[Tensor], steps: list[Step], wanted: list[int]) -> list[Tensor]:
+    """Run a sorting network and return the ``wanted`` ones of its values."""
+    known = dict(enumerate(values))
+    last_use = {value: number for number, (_, *pair) in enumerate(steps) for value in pair}
+    for number, (larger, one, other) in enumerate(steps):
+        known[len(values) + number] = (torch.maximum if larger else torch.minimum)(known[one], known[other])
+        for value in {one, other}:
+            if last_use[value] == number and value not in wanted:
+                del known[value]
+    return [known[value] for value in wanted]
+
+
+@cache
+def _sorted_five() -> tuple[list[Step], list[int]]:
+    steps: list[Step] = []
+    return steps, _sort(steps, 5, list(range(5)))
+
+
+@cache
+def _median_of_sorted_columns() -> tuple[list[Step], list[int]]:
+    """Median of 25 values, given as five ranks of five columns that are each sorted.
+
+    With every rank sorted across the columns too, entry (i, j) has at least (i+1)(j+1) - 1 values that are not larger
+    and (5-i)(5-j) - 1 that are not smaller: 6 entries lie below the median for sure and 6 above, so it is the rest's.
+    """
+    steps: list[Step] = []
+    ranks = [_sort(steps, 25, list(range(5 * rank, 5 * rank + 5))) for rank in range(5)]
+    rest = [ranks[i][j] for i in range(5) for j in range(5) if (i + 1) * (j + 1) <= 13 and (5 - i) * (5 - j) <= 13]
+    return _needed(steps, 25, _sort(steps, 25, rest)[len(rest) // 2])
+
+
+def _sort(steps: list[Step], num_inputs: int, values: list[int]) -> list[int]:
+    """Append the steps of Batcher's odd-even merge sort of ``values``; returns them in order."""
+    values = list(values)
+    size = 1 << (len(values) - 1).bit_length()
+    run = 1
+    while run < size:
+        gap = run
+        while gap >= 1:
+            for start in range(gap % run, size - gap, 2 * gap):
+                for low in range(start, min(start + gap, size - gap)):
+                    high = low + gap
+                    if low // (2 * run) == high // (2 * run) and high < len(values):  # beyond the end stands infinity
+                        for larger in (False, True):
+                            steps.append((larger, values[low], values[high]))
+                        values[low], values[high] = num_inputs + len(steps) - 2, num_inputs + len(steps) - 1
+            gap //= 2
+        run *= 2
+    return values
+
+
+def _needed(steps: list[Step], num_inputs: int, wanted: int) -> tuple[list[Step], list[int]]:
+    """Only the steps that ``wanted`` depends on, renumbered."""
+    used = {wanted}
+    for number in range(len(steps) - 1, -1, -1):
+        if num_inputs + number in used:
+            used |= set(steps[number][1:])
+    names = {value: value for value in range(num_inputs)}
+    kept: list[Step] = []
+    for number, (larger, one, other) in enumerate(steps):
+        if num_inputs + number in used:
+            names[num_inputs + number] = num_inputs + len(kept)
+            kept.append((larger, names[one], names[other]))
+    return kept, [names[wanted]]
