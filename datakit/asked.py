@@ -42,7 +42,8 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
         journal.set_setting("raw", str(raw))
     if dataset is not None:
         splits, specs = _official_clips(request, dataset, journal, raw)
-        return splits, local.find(specs, raw or _fetched_folder(request), dataset.clip_names)
+        names = (dataset.clip_names, dataset.event_names, dataset.video_names)
+        return splits, local.find(specs, raw or _fetched_folder(request), *names)
     assert raw is not None
     return _own_clips(request, raw, journal)
 
