@@ -27,7 +27,7 @@ class Variant:
     height_px: int = 0
     container: str
     codec: str
-    crf: int
+    crf: float
     preset: str
     x264: tuple[str, ...]
     gop_frames: int
