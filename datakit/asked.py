@@ -42,8 +42,7 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
         journal.set_setting("raw", str(raw))
     if dataset is not None:
         splits, specs = _official_clips(request, dataset, journal, raw)
-        names = (dataset.clip_names, dataset.event_names, dataset.video_names)
-        return splits, local.find(specs, raw or _fetched_folder(request), *names)
+        return splits, local.find(specs, raw or _fetched_folder(request), dataset)
     assert raw is not None
     return _own_clips(request, raw, journal)
 

@@ -40,6 +40,8 @@ def test_published_names_are_found(tmp_path: Path) -> None:
         "zumba,eeeeeeeeeee,5,15,val,0\nzumba,eeeeeeeeeee,50,60,val,0\nzumba,fffffffffff,7,17,val,0\n"
     )
     specs = kinetics_csv(table, "val", ["yoga", "zumba"])
+    dataset = catalog.dataset("k400")
+    assert dataset is not None
     raw = tmp_path / "raw"
     for name in (
         "yoga/aaaaaaaaaaa_000001_000011.mp4",
@@ -51,10 +53,7 @@ def test_published_names_are_found(tmp_path: Path) -> None:
     ):
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(b"x")
-    found = {
-        spec.id: spec.source and spec.source.name
-        for spec in local.find(specs, raw, ("{video}_{start:06d}_{end:06d}", "{video}"))
-    }
+    found = {spec.id: spec.source and spec.source.name for spec in local.find(specs, raw, dataset)}
     assert found == {
         "aaaaaaaaaaa_000001_000011": "aaaaaaaaaaa_000001_000011.mp4",
         "-bbbbbbbbbb_000002_000012": "-bbbbbbbbbb.mp4.mkv",
