@@ -5,8 +5,12 @@ _ != [ "$(word 1,gnu)" = gnu ] || echo "GNU make is needed: type gmake (brew ins
 
 DATA ?= data
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-VARIANTS := 256p 320p 340x256
-DATASETS := $(notdir $(basename $(wildcard manifests/datasets/*.toml)))
+# Targets come from the manifests: a TOML more is a data set more.
+VARIANTS := $(filter-out defaults,$(shell sed -n 's/^\[\(.*\)\]$$/\1/p' manifests/variants.toml))
+DATASETS := $(patsubst manifests/datasets/%.toml,%,$(wildcard manifests/datasets/*.toml))
+# set/variant for each variant that `make SET` prepares
+USUAL := $(shell awk -F'"' '/^variants = / {set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); for (i = 2; i <= NF; i += 2) print set "/" $$i}' $(wildcard manifests/datasets/*.toml))
+usual = $(patsubst $(1)/%,%,$(filter $(1)/%,$(USUAL)))
 
 # A value as one word of the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'
@@ -25,11 +29,16 @@ PY := $(call quoted,$(VENV)/bin/python)
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@for set in $(DATASETS); do \
-	  printf "  make %-16s %s\n" "$$set" "all variants of $$set in one pass; RAW=/videos [SPLIT=val] [ANNOTATIONS=val.csv]"; \
-	  for variant in $(VARIANTS); do printf "  make %-16s %s\n" "$$set-$$variant" "one variant; [LIMIT=200] [JOBS=$(JOBS)] [DATA=data]"; done; \
-	done
-	@echo "  VENV=/path uses an existing environment instead of .venv"
+	@echo
+	@echo "Data sets, each in its usual variants (quirks and access: docs/datasets.md):"
+	@awk -F'"' '/^title = / {set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); title = $$2} \
+	  /^variants = / {gsub(/variants = |[],"[]/, ""); printf "  make %-16s %-30s %s\n", set, title, $$0}' $(wildcard manifests/datasets/*.toml)
+	@echo "One variant: make SET-VARIANT, such as k700-320p, with a VARIANT of: $(VARIANTS)"
+	@echo
+	@echo "  RAW=/videos         videos that are on disk already         ANNOTATIONS=FILE|DIR  official lists"
+	@echo "  SPLIT=val           only this split                         LABEL_ORDER=mmaction2 numbers of the classes"
+	@echo "  LIMIT=200           a trial                                 JOBS=$(JOBS) DATA=$(DATA)"
+	@echo "  VENV=/path          uses an existing environment instead of .venv"
 
 setup: $(READY) ## make .venv with the tested versions (about 3 minutes, 7 GB)
 
@@ -54,12 +63,12 @@ check: $(READY) ## format, lint, types, tests
 # 5 means "finished, and some clips are missing or broken": for a partial copy of a data set that is the normal end.
 PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(variant)) --data-root $(call quoted,$(DATA)) --jobs $(JOBS) \
   $(if $(RAW),--raw $(call quoted,$(RAW))) $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations $(call quoted,$(ANNOTATIONS))) \
-  $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+  $(if $(LABEL_ORDER),--label-order $(call quoted,$(LABEL_ORDER))) $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS
 .PHONY: $(1) $(foreach variant,$(VARIANTS),$(1)-$(variant))
 $(1): $$(READY)
-	$$(call PREPARE,$(1),$$(VARIANTS))
+	$$(call PREPARE,$(1),$(call usual,$(1)))
 $(foreach variant,$(VARIANTS),$(call TARGET,$(1),$(variant)))
 endef
 define TARGET

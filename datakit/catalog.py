@@ -176,13 +176,13 @@ class Dataset:
     times: ListFile | None = None
     rows: Rows = Rows()
     clip_names: tuple[str, ...]
+    variants: tuple[str, ...]
     event_names: tuple[str, ...] = ()
     video_names: tuple[str, ...] = ()
     layout: Layout = Layout()
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     label_orders: dict[str, str | tuple[int, ...]] = field(default_factory=dict)
     flip_labels: tuple[tuple[str, str], ...] = ()
-    variants: tuple[str, ...] = ("256p", "320p", "340x256")
 
     def __post_init__(self) -> None:
         where = f"datasets/{self.name}.toml"
