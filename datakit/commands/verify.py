@@ -20,24 +20,25 @@ def add(commands: Commands) -> None:
 def main(args: argparse.Namespace) -> int:
     import tempfile
 
-    from .. import manifest
+    from .. import manifest, runner
     from ..verify import verify
 
     report = {}
-    for variant in prepared_variants(args):
-        clips = [clip for clip in manifest.read(set_dir(args) / variant).clips if clip.path is not None]
-        with tempfile.TemporaryDirectory() as notes:
-            outcomes = verify(clips, args.jobs, Path(notes))
-            bad = [
-                o for o in console.progress(outcomes, total=len(clips), what=f"verify {variant}") if o.status != "ok"
-            ]
-        bad.sort(key=lambda outcome: outcome.id)
-        report[variant] = {"checked": len(clips), "ok": len(clips) - len(bad),
-                           "bad": [{"id": o.id, "error": o.error, "reason": o.message} for o in bad]}  # fmt: skip
-        if not args.json:
-            print(f"{args.name}/{variant}: {len(clips)} files decoded, {len(clips) - len(bad)} as recorded")
-            for outcome in bad:
-                print(f"  {outcome.id}  {outcome.error}: {outcome.message}")
+    folder = set_dir(args)
+    shared = folder if args.cluster else None  # the workers must see it; else nothing is written there
+    with runner.on_cluster(args.cluster):
+        for variant in prepared_variants(args):
+            clips = [clip for clip in manifest.read(folder / variant).clips if clip.path is not None]
+            with tempfile.TemporaryDirectory(prefix=".verify-", dir=shared) as notes:
+                outcomes = verify(clips, args.jobs, Path(notes))
+                checked = console.progress(outcomes, total=len(clips), what=f"verify {variant}")
+                bad = sorted((one for one in checked if one.status != "ok"), key=lambda one: one.id)
+            report[variant] = {"checked": len(clips), "ok": len(clips) - len(bad),
+                               "bad": [{"id": o.id, "error": o.error, "reason": o.message} for o in bad]}  # fmt: skip
+            if not args.json:
+                print(f"{args.name}/{variant}: {len(clips)} files decoded, {len(clips) - len(bad)} as recorded")
+                for outcome in bad:
+                    print(f"  {outcome.id}  {outcome.error}: {outcome.message}")
     if args.json:
         console.print_json("datakit-verify", {"set": args.name, "variants": report})
     return EXIT_SOME_FAILED if any(one["bad"] for one in report.values()) else EXIT_DONE
