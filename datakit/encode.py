@@ -13,7 +13,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -26,13 +26,17 @@ import numpy as np
 
 from .catalog import Variant
 from .errors import Retryable, ToolMissing, Unreadable
-from .probe import MediaInfo
+from .probe import Part
+from .reader import video_stream
 
 LARGEST_SIDE_PX = 16384  # x264 takes no more
 SECONDS_PER_SOURCE = 4 * 3600  # a decoder that hangs must not hold a worker for ever
-_QUIETLY = ("-hide_banner", "-nostdin", "-loglevel", "level+error", "-filter_complex_threads", "1", "-y")
+# Information, because ffmpeg says no louder that the picture changes its size; ``_plain`` keeps what is an error.
+_QUIETLY = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info", "-filter_complex_threads", "1", "-y")
 # Said at error level of many sound files: references that a cut or an old encoder left dangling, clocks that jump.
 _HARMLESS = re.compile(r"mmco: unref short failure|co located POCs unavailable|non[- ]monoton|out of order")
+_IS_ERROR = re.compile(r"\[(error|fatal|panic)\] ?")
+_NEW_SIZE = re.compile(r"Reconfiguring filter graph because video parameters changed to .*?\b(\d+)x(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +57,15 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One encode: where its file waits, what is in it, and what ffmpeg complained of while decoding the source."""
+    """One encode: where its file waits, what is in it, and what ffmpeg said while decoding the source.
+
+    ``new_sizes``: what the stored picture changed to on the way, (width, height).
+    """
 
     part: Path
     checked: Checked
     complaints: str
+    new_sizes: tuple[tuple[int, int], ...] = ()
 
 
 @cache
@@ -77,24 +85,33 @@ def encoder_name() -> str:
     return "libx264 of " + " ".join(first.split()[:3])
 
 
-def tag_for(source_sha256: str, encode_key: str) -> str:
-    return f"actionkit source={source_sha256} encode={encode_key}"
+def tag_for(source_sha256: str, encode_key: str, part: Part | None = None) -> str:
+    return f"actionkit source={source_sha256} encode={encode_key}{f' cut={part.name}' if part else ''}"
 
 
-def sizes(info: MediaInfo, variants: Sequence[Variant]) -> dict[str, tuple[int, int]]:
-    return {variant.name: variant.size(info.displayed_width, info.displayed_height) for variant in variants}
-
-
-def encode(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], work: Path) -> list[Encoded]:
+def encode(
+    source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], work: Path, part: Part | None = None
+) -> list[Encoded]:
     """Write one file into ``work`` for every (variant, (width, height), tag): one ffmpeg, one decode.
 
-    Raises ``Unreadable`` when ffmpeg cannot make a picture of the source, ``Retryable`` when the machine is at fault
-    (disk full, killed, too slow). The files are decoded and counted here, and have no final name yet.
+    ``part``: only these frames of the source. Raises ``Unreadable`` when ffmpeg cannot make a picture of the source,
+    ``Retryable`` when the machine is at fault (disk full, killed, too slow). The files are decoded and counted here,
+    and have no final name yet.
     """
+    encoded = _encode(source, jobs, work, part)
+    if part is not None and part.seek_s is not None and encoded[0].checked.frames != part.num_packets:
+        # The seek landed elsewhere, or the part is damaged: what is right is what a decode from the start gives.
+        discard([one.part for one in encoded])
+        encoded = _encode(source, jobs, work, replace(part, seek_s=None))
+    return encoded
+
+
+def _encode(
+    source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], work: Path, part: Part | None
+) -> list[Encoded]:
     parts = [work / f"{uuid.uuid4().hex}.part" for _ in jobs]
-    command = _command(source, jobs, parts)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_PER_SOURCE)
+        done = _run(_command(source, jobs, parts, part))
         complaints = _plain(done.stderr)
         # Killed, or asked to stop (Ctrl-C, kill), which ends in 255 without a word at this level.
         stopped = done.returncode < 0 or done.returncode == 255
@@ -102,32 +119,70 @@ def encode(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], w
             raise Retryable(complaints or f"ffmpeg was stopped, code {done.returncode}")
         if done.returncode != 0:
             raise Unreadable(complaints or f"ffmpeg ended with code {done.returncode}")
+        new_sizes = tuple((int(width), int(height)) for width, height in _NEW_SIZE.findall(done.stderr))
         encoded = []
-        for part, (_, size, tag) in zip(parts, jobs, strict=True):
-            checked = check(part)
+        for path, (_, size, tag) in zip(parts, jobs, strict=True):
+            checked = check(path)
             if (checked.width, checked.height) != size or checked.tag != tag:
                 raise Retryable(f"asked for {size[0]}x{size[1]}, got {checked.width}x{checked.height}")
-            encoded.append(Encoded(part=part, checked=checked, complaints=complaints))
+            encoded.append(Encoded(part=path, checked=checked, complaints=complaints, new_sizes=new_sizes))
+        if complaints and part is not None:
+            real = complaints_of_part(source, part)
+            encoded = [replace(one, complaints=real) for one in encoded]
         return encoded
-    except subprocess.TimeoutExpired:
-        discard(parts)
-        raise Retryable(f"ffmpeg took more than {SECONDS_PER_SOURCE} s") from None
     except BaseException:
         discard(parts)
         raise
 
 
-def complaints(source: Path) -> str:
+def complaints(source: Path, part: Part | None = None) -> str:
     """What ffmpeg says when it decodes ``source`` and throws the pictures away: empty for a sound file."""
-    graph = ffmpeg.output(_picture(source), "-", f="null", fps_mode="passthrough").global_args(*_QUIETLY)
-    done = subprocess.run(
-        graph.compile(cmd=ffmpeg_program()),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=SECONDS_PER_SOURCE,
-    )
-    return _plain(done.stderr)
+    picture = _cut(_picture(source, part), part)
+    graph = ffmpeg.output(picture, "-", f="null", fps_mode="passthrough").global_args(*_QUIETLY)
+    done = _run([str(word) for word in graph.compile(cmd=ffmpeg_program())])
+    said = _plain(done.stderr)
+    return complaints_of_part(source, part) if said and part is not None else said
+
+
+def complaints_of_part(source: Path, part: Part) -> str:
+    """What the decoder says of the frames of ``part``: not of pictures before the keyframe that a seek lands on, which
+    refer to pictures that were never read, nor of damage elsewhere in the source."""
+    said: list[str] = []
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.open(str(source)) as container:
+            stream = video_stream(container, source)
+            stream.codec_context.thread_count = 1
+            if part.seek_s is not None:
+                container.seek(round(part.seek_s * av.time_base), backward=True)
+            key_pts = None
+            for packet in container.demux(stream):
+                if packet.size and key_pts is None and packet.is_keyframe:
+                    key_pts = packet.pts
+                stamp = packet.pts if packet.pts is not None else part.end_pts
+                with av.logging.Capture() as logs:
+                    try:
+                        frames = packet.decode()
+                    except av.FFmpegError as error:
+                        logs.append((av.logging.ERROR, stream.codec_context.name, str(error.strerror)))
+                        frames = []
+                if key_pts is not None and stamp >= key_pts:
+                    said += [f"[{name}] {text.strip()}" for _, name, text in logs]
+                if any(frame.pts is not None and frame.pts >= part.end_pts for frame in frames):
+                    break
+    except (OSError, av.FFmpegError) as error:
+        said.append(str(getattr(error, "strerror", None) or error))
+    finally:
+        av.logging.set_level(level)
+    return _plain("\n".join(f"[error] {text}" for text in said))
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_PER_SOURCE)
+    except subprocess.TimeoutExpired:
+        raise Retryable(f"ffmpeg took more than {SECONDS_PER_SOURCE} s") from None
 
 
 def discard(parts: Sequence[Path]) -> None:
@@ -202,11 +257,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _command(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], parts: Sequence[Path]) -> list[str]:
-    video = _picture(source)
+def _command(
+    source: Path,
+    jobs: Sequence[tuple[Variant, tuple[int, int], str]],
+    parts: Sequence[Path],
+    part: Part | None = None,
+) -> list[str]:
+    video = _cut(_picture(source, part), part)
     branches = video.split() if len(jobs) > 1 else [video]
     outputs = []
-    for number, ((variant, (width, height), tag), part) in enumerate(zip(jobs, parts, strict=True)):
+    for number, ((variant, (width, height), tag), path) in enumerate(zip(jobs, parts, strict=True)):
         branch = branches[number] if len(jobs) > 1 else video
         picture = branch.filter(
             "scale",
@@ -237,22 +297,34 @@ def _command(source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]],
             "movflags": "+faststart",
             "f": variant.container,
         }
-        outputs.append(ffmpeg.output(picture, f"file:{part}", **options))
+        outputs.append(ffmpeg.output(picture, f"file:{path}", **options))
     graph = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
     return [str(word) for word in graph.global_args(*_QUIETLY).compile(cmd=ffmpeg_program())]
 
 
-def _picture(source: Path) -> Any:
+def _picture(source: Path, part: Part | None) -> Any:
     """The first video stream that is no cover picture, as ``reader.video_stream`` picks it."""
+    # Times stay the file's own, so that the cut can name its first tick; the seek only saves decoding what is before.
+    own_times = {"copyts": None} if part else {}
+    seek = {"ss": f"{part.seek_s:.6f}", "seek_timestamp": 1, "noaccurate_seek": None} if part and part.seek_s else {}
     # The path goes in as file:..., so that a name such as "-a:b.mp4" is a name and not an option or a protocol.
-    return ffmpeg.input(f"file:{source}", threads=1, flags="+bitexact")["V"]
+    return ffmpeg.input(f"file:{source}", threads=1, flags="+bitexact", **own_times, **seek)["V"]
+
+
+def _cut(picture: Any, part: Part | None) -> Any:
+    if part is None:
+        return picture
+    ticks = picture.filter("trim", start_pts=part.start_pts, end_pts=part.end_pts)
+    return ticks.filter("setpts", "PTS-STARTPTS")
 
 
 def _plain(stderr: str) -> str:
     """ffmpeg's complaints without addresses, repeats and the run's own paths: the same text on every run."""
-    lines = []
+    lines: list[str] = []
     for line in stderr.splitlines():
-        text = re.sub(r" @ 0x[0-9a-f]+", "", line).replace("[error] ", "").replace("[fatal] ", "").strip()
+        if not _IS_ERROR.search(line):
+            continue
+        text = _IS_ERROR.sub("", re.sub(r" @ 0x[0-9a-f]+", "", line)).strip()
         text = re.sub(r"file:\S*", "the file", text)
         if text and text not in lines and not _HARMLESS.search(text) and not _of_sound(text):
             lines.append(text)

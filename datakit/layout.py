@@ -9,6 +9,7 @@ from .annotations import ClipSpec, safe_name
 from .catalog import Variant
 
 SOURCE_STAGE = "source"
+FILE_STAGE = "file"  # a file that holds several clips: hashed and measured once, its id is its path
 
 
 def stage_of(variant: str) -> str:
@@ -21,6 +22,7 @@ def final_path(spec: ClipSpec) -> Path:
     return Path(*parts)
 
 
-def key(source_sha256: str, variant: Variant) -> str:
-    """Names what a file is made from: this source, by this definition."""
-    return catalog.digest([source_sha256, variant.hash])
+def key(source_sha256: str, variant: Variant, spec: ClipSpec) -> str:
+    """Names what a file is made from: this moment of this source, by this definition."""
+    moment = spec.cut_s if spec.start_s is None or spec.cut_s is not None else (spec.start_s, spec.end_s)
+    return catalog.digest([source_sha256, variant.hash, *([list(moment)] if moment else [])])

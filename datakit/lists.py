@@ -1,22 +1,35 @@
-"""Manifest, frame lists and lock of a variant, written from the journal: what is there, what is not, and why.
+"""Manifest, lists and lock of a variant, written from the journal: what is there, what is not, and why.
 
 lists/{split}_videos.txt      path label           mmaction2 (data prefix: the variant's folder)
 lists/{split}_frames.txt      dir frames label     mmaction2 raw frames, with the decoded count
+lists/{split}_flow.txt        dir flows label      mmaction2 flow: one field less than frames
 lists/{split}_pyslowfast.csv  path label           PySlowFast (DATA.PATH_PREFIX: the variant's folder)
 lists/classes.txt             one class name a line, in label order
+lists/label_map.csv           index,name,order     the same with the name of the order
+tree/{split}/{class}/         links                torchvision's class folders, when asked for
+
+These programs split a line at white space. A path that holds some is reached through ``tree``, or its list is refused.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import os
+import shutil
+import sys
+import uuid
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 
-from . import __version__, encode, files, fingerprint, manifest
-from .annotations import ClipSpec
+from . import __version__, encode, files, fingerprint, labels, manifest
+from .annotations import ClipSpec, safe_name, stem
 from .catalog import Dataset, Variant
+from .errors import BadManifest, UsageError
 from .journal import Journal, Outcome
 from .layout import SOURCE_STAGE, final_path, key, stage_of
 
@@ -29,11 +42,9 @@ def write(
     for stale in folder.rglob("*.part"):
         stale.unlink()  # of a run that was killed; the journal's lock says that nobody else is writing here
     classes, rows = table(set_dir, variant, journal, dataset, allow_damaged)
-    listed = [row for row in rows if row["path"]]
-    for split in sorted({row["split"] for row in rows}):
-        _write_lists(folder / "lists", split, [row for row in listed if row["split"] == split])
-    files.write_text(folder / "lists" / "classes.txt", "".join(f"{name}\n" for name in classes))
-    manifest.write(folder, rows, _lock(set_dir.name, variant, rows, allow_damaged))
+    order, _ = labels.in_force(journal, dataset, journal.clips())
+    write_lists(folder, rows, classes, order)
+    manifest.write(folder, rows, {**_lock(set_dir.name, variant, rows, allow_damaged), "label_order": order})
     return dict(Counter(row["status"] for row in rows))
 
 
@@ -42,7 +53,7 @@ def table(
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """(class names in label order, a manifest row for every clip asked for) as the journal and the disk are now."""
     specs = journal.clips()
-    classes = dataset.classes if dataset else tuple(sorted({spec.label for spec in specs if spec.label}))
+    _, classes = labels.in_force(journal, dataset, specs)
     sources = journal.outcomes(SOURCE_STAGE)
     made = journal.outcomes(stage_of(variant.name))
     order = {label: number for number, label in enumerate(classes)}
@@ -72,10 +83,10 @@ def _row(
         "reason": None,
     }
     path = final_path(spec)
-    if made is not None and made.key and (source is None or made.key != key(source.key, variant)):
+    if made is not None and made.key and (source is None or made.key != key(source.key, variant, spec)):
         made = None  # made from another source or by another definition of the variant
     if made is None:
-        if spec.source is not None and spec.source.is_file():
+        if spec.source is not None and spec.source.exists():
             return {**row, "status": "pending"}
         return {
             **row,
@@ -86,7 +97,7 @@ def _row(
     if made.status == "failed":
         return {**row, "status": made.error.lower(), "reason": made.message}
     row |= {"status": made.status, "reason": made.message or None}
-    if not (folder / path).is_file():
+    if not (folder / path).exists():
         if made.status == "ok":
             return {**row, "status": "lost", "reason": "the finished file is not there any more"}
         return row
@@ -99,12 +110,91 @@ def _row(
 _FACTS = ["frames", "fps", "width", "height", "duration_s", "keyframes", "bytes", "sha256", "content_sha256", "encoder"]
 
 
-def _write_lists(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
-    videos = [f"{row['path']} {row['label_index']}\n" for row in rows]
-    frames = [f"{row['path'].removesuffix('.mp4')} {row['frames']} {row['label_index']}\n" for row in rows]
-    files.write_text(folder / f"{split}_videos.txt", "".join(videos))
-    files.write_text(folder / f"{split}_frames.txt", "".join(frames))
-    files.write_text(folder / f"{split}_pyslowfast.csv", "".join(videos))
+def write_lists(folder: Path, rows: Iterable[dict[str, Any]], classes: Sequence[str], order: str) -> None:
+    """Every list of a variant and its label map. ``rows`` are the manifest's; clips without a file are left out."""
+    rows = list(rows)
+    for split in sorted({row["split"] for row in rows}):
+        _write_split(folder, split, [row for row in rows if row["split"] == split and row["path"]])
+    files.write_text(folder / "lists/classes.txt", "".join(f"{name}\n" for name in classes))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "name", "order"])
+    writer.writerows((index, name, order) for index, name in enumerate(classes))
+    files.write_text(folder / "lists/label_map.csv", text.getvalue())
+
+
+def _write_split(folder: Path, split: str, rows: Sequence[dict[str, Any]]) -> None:
+    paths = {row["id"]: _reachable(folder, row) for row in rows}
+    counted = [row for row in rows if row["frames"]]
+    made: dict[str, list[tuple[Any, ...]]] = {
+        "frames.txt": [(stem(paths[row["id"]]), row["frames"], row["label_index"]) for row in counted],
+        "flow.txt": [
+            (stem(paths[row["id"]]), row["frames"] - 1, row["label_index"]) for row in counted if row["frames"] > 1
+        ],
+    }
+    if not any(stem(path) == path for path in paths.values()):  # else these are folders of pictures
+        made["videos.txt"] = [(paths[row["id"]], row["label_index"]) for row in rows]
+        made["pyslowfast.csv"] = made["videos.txt"]
+    spaced = [path for path in paths.values() if path.split() != [path]]
+    for name in ("videos.txt", "frames.txt", "flow.txt", "pyslowfast.csv"):
+        target = folder / "lists" / f"{split}_{name}"
+        if spaced or name not in made:
+            target.unlink(missing_ok=True)  # none is better than one of yesterday
+        else:
+            files.write_text(target, "".join(f"{' '.join(map(str, line))}\n" for line in made[name]))
+    if spaced:
+        print(
+            f"note: {len(spaced)} paths of {folder} hold spaces, such as {spaced[0]!r}; mmaction2 and PySlowFast "
+            f"cannot read those, so there are no lists of {split}. Links without spaces, and lists of them: "
+            f"python -m datakit lists {folder.parent.name} --tree",
+            file=sys.stderr,
+        )
+
+
+def _reachable(folder: Path, row: dict[str, Any]) -> str:
+    """The path of a clip without white space, if there is one: its own, else its link in the tree."""
+    path = str(row["path"])
+    link = _link(row)
+    return path if path.split() == [path] or not (folder / link).is_symlink() else str(link)
+
+
+def _link(row: dict[str, Any]) -> Path:
+    suffix = row["path"].removeprefix(stem(row["path"]))
+    name = f"{safe_name(row['id'])}{suffix}"
+    return Path("tree", row["split"], *([safe_name(row["label"])] if row["label"] else []), name)
+
+
+def write_tree(folder: Path, rows: Iterable[dict[str, Any]], classes: Sequence[str]) -> int:
+    """Make ``tree/{split}/{class}/``: a link for every clip that has a file and a label, whole or not at all.
+
+    A class without clips gets its folder too: torchvision numbers folders, and one less would shift every number behind
+    it. Returns the number of links. Raises ``BadManifest`` when two clips would get one name.
+    """
+    linked = [row for row in rows if row["path"] and row["label"]]
+    names = Counter(_link(row) for row in linked)
+    if names and names.most_common(1)[0][1] > 1:
+        raise BadManifest(f"{folder}: two clips would both be {names.most_common(1)[0][0]}; rename one of them")
+    part, final = folder / f"tree.{uuid.uuid4().hex}.part", folder / "tree"
+    try:
+        for split in {row["split"] for row in linked}:
+            for name in classes:
+                (part / split / safe_name(name)).mkdir(parents=True)
+        for row in linked:
+            link = part / _link(row).relative_to("tree")
+            # tree/split/class/link -> the file, three folders up
+            target = row["path"] if Path(row["path"]).is_absolute() else Path("../../..", row["path"])
+            link.symlink_to(target)
+        if final.is_symlink() or not _only_links(final):
+            raise UsageError(f"{final} holds files that are no links of ours; move it away and type again")
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return len(linked)
+
+
+def _only_links(folder: Path) -> bool:
+    return all(Path(top, name).is_symlink() for top, _, names in os.walk(folder) for name in names)
 
 
 def _lock(name: str, variant: Variant, rows: list[dict[str, Any]], allow_damaged: float) -> dict[str, Any]:

@@ -18,16 +18,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import catalog, console, encode, files, lists, manifest, probe, runner
+from . import catalog, console, encode, files, labels, lists, manifest, probe, runner
 from .annotations import JOURNAL, ClipSpec
 from .asked import clips_asked_for
 from .catalog import Variant
 from .errors import Damaged, ItemError, Refused, Retryable, UsageError
 from .journal import Journal, Outcome
-from .layout import SOURCE_STAGE, final_path, key, stage_of
+from .layout import FILE_STAGE, SOURCE_STAGE, final_path, key, stage_of
 
 # A clip may be cut generously, but a file of minutes under the name of a ten-second clip is the video it was cut from.
 LONGEST_SHARE, LONGEST_MORE_S = 1.5, 5.0
+CUT_OUT = "cut out of the whole video"
+SAME_SHAPE = 0.02  # pictures whose width : height differ by less were meant to have the same shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Request:
     limit: int | None
     allow_damaged: float
     retry_failed: bool
+    label_order: str | None = None
 
     @property
     def set_dir(self) -> Path:
@@ -67,15 +70,28 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a source whose size and time stamp are ``stat``."""
+
+    stat: list[int]
+    sha256: str
+    info: probe.MediaInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One source and what is to be made of it."""
 
-    id: str
+    spec: ClipSpec
     source: Path
     targets: tuple[Target, ...]
     work: Path
     allow_damaged: float
-    listed_s: float | None = None
+    facts: Facts | None = None
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
 
 
 def prepare(request: Request) -> dict[str, dict[str, int]]:
@@ -90,6 +106,8 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
     with Journal.open(request.set_dir / JOURNAL) as journal:
         splits, specs = clips_asked_for(request, dataset, journal)
         journal.replace_clips(splits, specs)
+        if request.label_order:
+            labels.choose(journal, dataset, request.label_order)
         journal.set_setting("allow_damaged", str(request.allow_damaged))
         journal.add_to_setting("variants", [variant.name for variant in request.variants])
         work = _fresh_work_folder(request.set_dir)
@@ -98,7 +116,7 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
             if request.limit is not None:
                 jobs = jobs[: request.limit]
             _say_what_comes(request, specs, jobs)
-            _encode_all(request, journal, jobs, work)
+            _encode_all(request, journal, _with_facts(request, journal, jobs, work), work)
         finally:
             shutil.rmtree(work.parent, ignore_errors=True)
         counts = {}
@@ -113,7 +131,7 @@ def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: P
     sources = journal.outcomes(SOURCE_STAGE)
     before = {variant.name: journal.outcomes(stage_of(variant.name)) for variant in request.variants}
     for spec in specs:
-        if spec.source is None or not spec.source.is_file():
+        if spec.source is None or not spec.source.exists():
             continue
         unchanged = spec.id in sources and sources[spec.id].data["stat"] == _stat(spec.source)
         source_sha256 = sources[spec.id].data["sha256"] if unchanged else None
@@ -121,21 +139,45 @@ def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: P
         for variant in request.variants:
             target = Target(variant=variant, folder=request.set_dir / variant.name, name=str(final_path(spec)))
             known = before[variant.name].get(spec.id)
-            if known is not None and source_sha256 and known.key == key(source_sha256, variant):
+            if known is not None and source_sha256 and known.key == key(source_sha256, variant, spec):
                 if _settled(known, target.path, request):
                     continue
                 target = replace(target, sha256=known.data.get("sha256", ""), old_name=known.data.get("name", ""))
             targets.append(target)
         if targets:
-            listed_s = spec.end_s - spec.start_s if spec.start_s is not None and spec.end_s is not None else None
             yield Job(
-                id=spec.id,
+                spec=spec,
                 source=spec.source,
                 targets=tuple(targets),
                 work=work,
                 allow_damaged=request.allow_damaged,
-                listed_s=listed_s,
             )
+
+
+def _with_facts(request: Request, journal: Journal, jobs: Sequence[Job], work: Path) -> list[Job]:
+    """A video of hours that holds hundreds of clips is hashed and walked through once, not once a clip."""
+    uses = Counter(job.source for job in jobs)
+    shared = [path for path, count in uses.items() if count > 1]
+    known = journal.outcomes(FILE_STAGE) if shared else {}
+    new = [path for path in shared if str(path) not in known or known[str(path)].data["stat"] != _stat(path)]
+    outcomes = runner.run(_look_at, new, name=str, stage=FILE_STAGE, num_jobs=request.num_jobs, notes=work)
+    for outcome in console.progress(outcomes, total=len(new), what="look at whole videos"):
+        if outcome.status == "ok":  # else each of its clips says what is wrong
+            journal.add([outcome])
+            known[outcome.id] = outcome
+    facts = {
+        path: Facts(stat=data["stat"], sha256=data["sha256"], info=probe.MediaInfo.from_dict(data["info"]))
+        for path in shared
+        if str(path) in known and (data := known[str(path)].data)
+    }
+    return [replace(job, facts=facts.get(job.source)) for job in jobs]
+
+
+def _look_at(path: Path) -> Outcome:
+    """In a worker: hash and walk through one source."""
+    stat, sha256 = _stat(path), encode.sha256_file(path)
+    data = {"stat": stat, "sha256": sha256, "info": probe.media_info(path).to_dict()}
+    return Outcome(id=str(path), stage=FILE_STAGE, key=sha256, status="ok", data=data)
 
 
 def _settled(known: Outcome, path: Path, request: Request) -> bool:
@@ -150,6 +192,7 @@ def _settled(known: Outcome, path: Path, request: Request) -> bool:
 def _encode_all(request: Request, journal: Journal, jobs: Sequence[Job], work: Path) -> None:
     wanted = {job.id: job for job in jobs}
     bad = Counter[str]()
+    cut = 0
 
     def note() -> str:
         return f"({bad.total()} bad)" if bad else ""
@@ -161,6 +204,9 @@ def _encode_all(request: Request, journal: Journal, jobs: Sequence[Job], work: P
         rows = _rows(outcome, wanted[outcome.id])
         journal.add(rows)
         bad.update({row.error for row in rows if row.error})
+        cut += any(row.message.startswith(CUT_OUT) for row in rows)
+    if cut:
+        print(f"note: {cut} files are whole videos, not clips; their clips were cut out of them", file=sys.stderr)
 
 
 def _rows(outcome: Outcome, job: Job) -> list[Outcome]:
@@ -178,9 +224,10 @@ def _rows(outcome: Outcome, job: Job) -> list[Outcome]:
 def encode_source(job: Job) -> Outcome:
     """In a worker: make what is missing of one source. The outcome's data say what became of each variant."""
     stat = _stat(job.source)
-    source_sha256 = encode.sha256_file(job.source)
+    facts = job.facts if job.facts is not None and job.facts.stat == stat else None
+    source_sha256 = facts.sha256 if facts else encode.sha256_file(job.source)
     try:
-        made = _make(job, source_sha256)
+        made = _make(job, source_sha256, facts.info if facts else probe.media_info(job.source))
     except ItemError as error:
         message = str(error).replace(f"{job.source}: ", "").replace(f"{job.source.name}: ", "")
         made = {
@@ -188,19 +235,17 @@ def encode_source(job: Job) -> Outcome:
             for target in job.targets
         }
     for target in job.targets:
-        made[target.variant.name]["key"] = key(source_sha256, target.variant)
+        made[target.variant.name]["key"] = key(source_sha256, target.variant, job.spec)
     data = {"sha256": source_sha256, "stat": stat, "variants": made}
     return Outcome(id=job.id, stage=SOURCE_STAGE, key=source_sha256, status="ok", data=data)
 
 
-def _make(job: Job, source_sha256: str) -> dict[str, dict[str, Any]]:
+def _make(job: Job, source_sha256: str, info: probe.MediaInfo) -> dict[str, dict[str, Any]]:
     """Have every target's file in place and checked, encoding once for each different result."""
-    info = probe.media_info(job.source)
-    if job.listed_s is not None and info.duration_s > LONGEST_SHARE * job.listed_s + LONGEST_MORE_S:
-        raise Refused(
-            f"{info.duration_s:.0f} s long where the list says {job.listed_s:g} s: the whole video, not the clip?"
-        )
-    sizes = {target: target.variant.size(info.displayed_width, info.displayed_height) for target in job.targets}
+    moment = job.spec.cut_s or _moment_of_whole_video(job.spec, info)
+    part = probe.part(job.source, info, *moment) if moment else None
+    shown = part or info
+    sizes = {target: target.variant.size(shown.displayed_width, shown.displayed_height) for target in job.targets}
     refused = {
         target.variant.name: {
             "status": "failed",
@@ -213,22 +258,26 @@ def _make(job: Job, source_sha256: str) -> dict[str, dict[str, Any]]:
     targets = [target for target in job.targets if target.variant.name not in refused]
     if not targets:
         return refused
-    tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target])) for target in targets}
+    tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target]), part) for target in targets}
     checked = {target: kept for target in targets if (kept := _keep(target, tags[target])) is not None}
     groups: dict[str, list[Target]] = {}
     for target in targets:
         if target not in checked:
             groups.setdefault(tags[target], []).append(target)
     orders = [(group[0].variant, sizes[group[0]], tag) for tag, group in groups.items()]
-    encoded = encode.encode(job.source, orders, job.work) if orders else []
+    encoded = encode.encode(job.source, orders, job.work, part) if orders else []
     try:
+        if encoded:
+            _refuse_changing_shape((shown.width, shown.height), encoded[0].new_sizes)
         for one, group in zip(encoded, groups.values(), strict=True):
             checked.update(dict.fromkeys(group, one.checked))
         counts = {one.frames for one in checked.values()}
         if len(counts) > 1:
             raise Retryable(f"the variants came out with different numbers of frames: {sorted(counts)}")
-        complaints = encoded[0].complaints if encoded else encode.complaints(job.source)
-        verdict = _verdict(counts.pop(), info, complaints)
+        complaints = encoded[0].complaints if encoded else encode.complaints(job.source, part)
+        verdict = _verdict(counts.pop(), shown, complaints)
+        if moment and not job.spec.cut_s:
+            verdict["message"] = "; ".join(filter(None, [_cut_out(moment, info), verdict["message"]]))
         if verdict["status"] == "ok" or verdict["data"]["share"] >= job.allow_damaged:
             for one, group in zip(encoded, groups.values(), strict=True):
                 for target in group:
@@ -259,13 +308,44 @@ def _keep(target: Target, tag: str) -> encode.Checked | None:
     return checked if target.sha256 in ("", checked.sha256) else None
 
 
-def _verdict(frames: int, info: probe.MediaInfo, complaints: str) -> dict[str, Any]:
+def _moment_of_whole_video(spec: ClipSpec, info: probe.MediaInfo) -> tuple[float, float] | None:
+    """The moment that the list names, when the file is evidently the video that the clip was taken from."""
+    if spec.start_s is None or spec.end_s is None:
+        return None
+    listed_s = spec.end_s - spec.start_s
+    if info.duration_s <= LONGEST_SHARE * listed_s + LONGEST_MORE_S:
+        return None
+    if spec.start_s >= info.end_s:
+        raise Refused(
+            f"{info.duration_s:.0f} s long where the list says {listed_s:g} s from {spec.start_s:g} s on: "
+            f"neither the clip nor the whole video"
+        )
+    return spec.start_s, spec.end_s
+
+
+def _cut_out(moment: tuple[float, float], info: probe.MediaInfo) -> str:
+    return f"{CUT_OUT} of {info.duration_s:.0f} s, from {moment[0]:g} s to {moment[1]:g} s"
+
+
+def _refuse_changing_shape(first: tuple[int, int], others: Iterable[tuple[int, int]]) -> None:
+    """Scaled to the one size of a file, a picture of another shape would come out stretched."""
+    for width, height in others:
+        if abs(width * first[1] / (height * first[0]) - 1) > SAME_SHAPE:
+            raise Refused(
+                f"the picture changes from {first[0]}x{first[1]} to {width}x{height} on the way, "
+                f"which would be stretched to the first one's shape"
+            )
+
+
+def _verdict(frames: int, info: probe.MediaInfo | probe.Part, complaints: str) -> dict[str, Any]:
     """ok, or damaged with the share of the promised frames that came out."""
     cut_short = info.expected_frames > info.num_packets
     if not complaints and not cut_short:
         return {"status": "ok", "error": "", "message": "", "data": {"share": 1.0}}
     share = min(1.0, frames / max(1, info.expected_frames))
-    reason = complaints or "the file ends before its header says"
+    reason = (
+        complaints or f"the file ends before {'its header' if isinstance(info, probe.MediaInfo) else 'the list'} says"
+    )
     whole = f"all {frames} frames can be decoded, but with errors"
     part = f"{frames} of {info.expected_frames} frames can be decoded"
     message = f"{whole if share == 1 else part}: {reason}"

@@ -328,17 +328,29 @@ def test_help_is_quick_and_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_a_whole_video_under_the_name_of_a_clip_is_refused(tmp_path: Path, make_video: Make) -> None:
+def test_a_whole_video_under_the_name_of_a_clip_is_cut(
+    tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = tmp_path / "videos"
     make_video(raw / "aaaaaaaaaaa.mp4", width=32, height=32, fps=2, frames=50)  # 25 s
     make_video(raw / "bbbbbbbbbbb.mp4", width=32, height=32, fps=2, frames=24)  # 12 s
-    rows = "yoga,aaaaaaaaaaa,1,11,val\nyoga,bbbbbbbbbbb,1,11,val\n"
+    make_video(raw / "ccccccccccc.mp4", width=32, height=32, fps=2, frames=50)
+    make_video(raw / "ddddddddddd.mp4", width=32, height=32, fps=2, frames=50)
+    rows = "".join(
+        f"yoga,{video * 11},{start},{start + 10},val\n" for video, start in (("a", 1), ("b", 1), ("c", 90), ("d", 18))
+    )
     (raw / "val.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
     assert prepare(tmp_path / "data", raw, name="k400") == 5
+    assert "note: 2 files are whole videos, not clips; their clips were cut out of them" in capsys.readouterr().err
     clips = {clip.id[:1]: clip for clip in manifest.read(tmp_path / "data/k400/256p").clips}
-    assert clips["a"].status == "refused"
-    assert clips["a"].reason == "25 s long where the list says 10 s: the whole video, not the clip?"
-    assert clips["b"].status == "ok"
+    assert (clips["a"].status, clips["a"].frames) == ("ok", 20)
+    assert clips["a"].reason == "cut out of the whole video of 25 s, from 1 s to 11 s"
+    assert (clips["b"].status, clips["b"].frames, clips["b"].reason) == ("ok", 24, None)
+    assert clips["c"].status == "refused"
+    assert clips["c"].reason == "25 s long where the list says 10 s from 90 s on: neither the clip nor the whole video"
+    assert clips["d"].status == "damaged"
+    assert clips["d"].reason is not None
+    assert clips["d"].reason.endswith("14 of 20 frames can be decoded: the file ends before the list says")
 
 
 def test_the_list_and_the_folder_are_remembered(tmp_path: Path, make_video: Make) -> None:
