@@ -120,10 +120,17 @@ class Recognizer(nn.Module):
         Frames come in the order i0 + offset0, i0 + offset1, i1 + offset0, ...
             rgb, flow   (x - mean) / std
             rgb-diff    (frame after i - frame i - mean) / std
+
+        Networks that see stacks of flow pictures (TSN) get each segment's clip_len pictures as channels of one frame:
+        [N, C, num_segments * clip_len, H, W] -> [N, clip_len * C, num_segments, H, W].
         """
         if self.spec.input == "rgb-diff":
             x = x[:, :, 1::2] - x[:, :, 0::2]
-        return (x - self.mean) / self.std
+        x = (x - self.mean) / self.std
+        stacked = self.spec.network["in_channels"] // x.shape[1]
+        if stacked > 1:
+            x = x.unflatten(2, (-1, stacked)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.body(x)
@@ -187,6 +194,8 @@ def spec(name: str, *, num_classes: int, **overrides: Any) -> ModelSpec:
             near = difflib.get_close_matches(key, [*fields, *arguments], n=1)
             raise UsageError(f"{name} has no {key!r}" + (f"; type {near[0]!r}" if near else ""))
     network.setdefault("in_channels", CHANNELS[values["input"]])
+    if "train_crop_px" in arguments:
+        network.setdefault("train_crop_px", values["train_crop_px"])
     values |= {"name": name, "num_classes": num_classes, "network": network}
     return ModelSpec.from_dict({"origin": "ours", **values})
 

@@ -15,18 +15,21 @@ from datakit.errors import CheckpointError
 from datakit.files import replacing
 
 from .. import zoo
-from . import files, identify, mmaction2, torchvision
+from . import caffe2, files, gluoncv, identify, mmaction2, pyslowfast, pytorchvideo, torchvision
 
 FORMAT = "actionkit/1"
-# Each says whether a state is its framework's, of which families it may be, which arguments of the network its keys
-# tell, and renames them to ours.
-ADAPTERS = (mmaction2, torchvision)
+# Each has: recognises, whether a state is its framework's; families, of which a network may be; arguments, what keys
+# and shapes tell of it and what its program always has; names, their keys to ours; adapt, a state with our keys;
+# facts, what a config inside the file says; origin, which program wrote it; WORDS, what to read for what in file names;
+# PRIORS, the clip of each family that is assumed aloud; MUST_BE_NAMED, families that the file name must speak of then.
+ADAPTERS = (mmaction2, torchvision, pyslowfast, caffe2, pytorchvideo, gluoncv)
 
 
 def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.Recognizer:
-    """A network in evaluation mode from a checkpoint of ours, of mmaction2 or of torchvision.
+    """A network in evaluation mode from a checkpoint of ours or of one of ``ADAPTERS``.
 
-    ``name``: one of ``models.list()``, for a file that does not say what it is. ``trust``: let a pickle run its code.
+    ``name``: one of ``models.list()`` or what its origin calls it, for a file that does not say what it is. ``trust``:
+    let a pickle run its code.
     Raises ``CheckpointError``: not safe to read, unknown keys, missing keys, or no way to know which network it is.
     """
     path = Path(path)
@@ -41,24 +44,13 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
             keys = ", ".join([*file.state][:4])
             raise CheckpointError(f"{path}: no framework known here has such keys ({keys}, ...)")
         state = adapter.adapt(file.state)
-        families, origin = adapter.families(file.state), adapter.origin(file.top, path.name)
-        if not families and name is None:
+        if not adapter.families(file.state) and name is None:
             keys = ", ".join([*file.state][:4])
+            origin, _ = adapter.origin(file.top, path.name)
             raise CheckpointError(
-                f"{path}: not a network that is built here, though {origin[0]} ({keys}, ...); see models.list()"
+                f"{path}: not a network that is built here, though {origin} ({keys}, ...); see models.list()"
             )
-        theirs = {adapter.rename(key): key for key in file.state}
-        spec = identify.foreign_spec(
-            path,
-            state,
-            file,
-            name=name,
-            families=families,
-            arguments=adapter.arguments(file.state),
-            digest=digest,
-            origin=origin,
-            theirs=theirs,
-        )
+        spec = identify.foreign_spec(path, state, file, name=name, adapter=adapter, digests=(digest, sha1_8(path)))
     known = spec.known | {"weights": file.how}
     return assemble(path, dataclasses.replace(spec, weights=digest, known=known), state)
 
@@ -103,3 +95,9 @@ def sha8(path: Path) -> str:
     """First 8 digits of the file's sha256: what mmaction2 writes at the end of a published file's name."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+
+
+def sha1_8(path: Path) -> str:
+    """First 8 digits of the file's sha1: what GluonCV writes there."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()[:8]

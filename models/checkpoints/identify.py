@@ -2,7 +2,8 @@
 
 In this order: the name typed by the caller; the training config inside the file; the first 8 digits of its sha256 among
 the published files; its file name. Keys and shapes tell depth and channels, never the clip: where they fit one network
-only, it is assumed and said aloud, and where they fit several the file is refused with the names to choose from.
+only, or its program has one clip that nearly all files have, that is assumed and said aloud; where they fit several the
+file is refused with the names to choose from.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +21,6 @@ from torch import Tensor
 from datakit.errors import CheckpointError, UsageError
 
 from .. import zoo
-from . import config
 from .files import File
 
 log = logging.getLogger(__name__)
@@ -36,43 +37,87 @@ def foreign_spec(
     file: File,
     *,
     name: str | None,
-    families: Sequence[str],
-    arguments: Mapping[str, Any],
-    digest: str,
-    origin: tuple[str, str],
-    theirs: Mapping[str, str],
+    adapter: ModuleType,
+    digests: Sequence[str],
 ) -> zoo.ModelSpec:
-    """The spec of ``state``, which has our keys and belongs to a network of ``families``.
+    """The spec of ``state``, which has our keys and came out of ``adapter``.
 
-    ``arguments``: of the network, as far as their keys and shapes tell them and as their program always has them.
-    ``origin``: (framework and version, how it was known). ``theirs``: our keys -> the keys in the file, for messages.
+    ``digests``: of the file, any of which may name it among the published ones.
     """
     num_classes = state["head.weight"].shape[0] if "head.weight" in state else 0
-    choices = [name] if name else [choice for choice in zoo.names() if zoo.row_of(choice)["family"] in families]
+    arguments: dict[str, Any] = adapter.arguments(file.state)
+    families: Sequence[str] = adapter.families(file.state)
+    typed = name is not None and name in zoo.names()
+    choices = [name] if name and (typed or not families) else alike(families, arguments)
     wrong = {choice: mismatches(expected(choice, num_classes, arguments), state) for choice in choices}
-    fitting = [choice for choice in choices if not wrong[choice]]
+    fitting = distinct([choice for choice in choices if not wrong[choice]], arguments)
     if not fitting:
         nearest = min(choices, key=lambda choice: wrong[choice].count)
+        theirs = {ours: key for key, ours in adapter.names(file.state).items()}
         unused = tuple(theirs.get(key, key) for key in wrong[nearest].unused)
         raise CheckpointError(f"{path}: does not fit {nearest}: {dataclasses.replace(wrong[nearest], unused=unused)}")
     try:
-        facts = config.facts(file.config_text)
+        facts = adapter.facts(file)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     rows = [row for row in zoo.table()["published"] if row["network"] in fitting]
-    by_hash = next((row for row in rows if row["sha8"] == digest), None)
+    by_hash = next((row for row in rows if row["sha8"] in digests), None)
     by_name = next((row for row in rows if published_stem(row["file"]) in path.name), None)
-    chosen, how = choose(path, fitting, facts, by_hash, by_name, typed=name is not None)
-    known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
-    known |= {"input": "keys", "num_classes": "keys", "origin": origin[1]}
-    known |= dict.fromkeys(("mean", "std"), "the network's default")
+    if name and not typed:
+        chosen, how = called(path, name, fitting, adapter.WORDS), "name="
+    else:
+        chosen, how = choose(
+            path,
+            fitting,
+            facts,
+            by_hash,
+            by_name,
+            typed=typed,
+            words=adapter.WORDS,
+            priors=adapter.PRIORS,
+            must_be_named=bool(families) and families[0] in adapter.MUST_BE_NAMED,
+        )
     spec = zoo.spec(chosen, num_classes=num_classes, **arguments_for(chosen, arguments))
-    spec = dataclasses.replace(spec, origin=origin[0], known=known, published=by_hash)
+    origin, how_origin = adapter.origin(file.top, path.name)
+    known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
+    known |= {"input": "keys", "num_classes": "keys", "origin": how_origin}
+    known |= dict.fromkeys(("mean", "std"), f"all of {origin}" if "mean" in arguments else "the network's default")
+    spec = dataclasses.replace(spec, origin=origin, known=known, published=by_hash)
     row = by_hash or by_name
     if row and "protocol" in row:
         known["protocol"] = "sha8 of a published file" if by_hash else "file name of a published file"
         spec = dataclasses.replace(spec, protocol=row["protocol"])
-    return with_facts(spec, facts) if how == "config in the file" else spec
+    if how == "config in the file":
+        return with_facts(spec, facts)
+    if "non_local_mode" in arguments and not typed:
+        log.warning("%s: its non-local blocks are taken for %s", path, arguments["non_local_mode"])
+    return spec
+
+
+def alike(families: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
+    """Networks of the families, with non-local blocks if ``arguments`` name some and without where they do not."""
+    found = []
+    for name in zoo.names():
+        row = zoo.row_of(name)
+        has = any(map(bool, row.get("network", {}).get("non_local", ())))
+        if row["family"] in families and ("non_local" not in arguments or has):
+            found.append(name)
+    return found
+
+
+def distinct(fitting: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
+    """Of names that are the same network and clip once ``arguments`` are in place, the one that has most of them."""
+    kept: dict[str, tuple[int, str]] = {}
+    for name in fitting:
+        row = zoo.row_of(name)
+        network = {**zoo.arguments_of(row["family"]), **row.get("network", {})}
+        given = {key: value for key, value in arguments_for(name, arguments).items() if key in network}
+        overridden = sum(plain(network[key]) != plain(value) for key, value in given.items())
+        final = network | given
+        same = str(sorted((key, plain(value)) for key, value in final.items())) + str([row.get(key) for key in CLIP])
+        if same not in kept or overridden < kept[same][0]:
+            kept[same] = (overridden, name)
+    return [name for _, name in kept.values()]
 
 
 def choose(
@@ -83,8 +128,15 @@ def choose(
     by_name: Mapping[str, Any] | None,
     *,
     typed: bool,
+    words: Sequence[tuple[str, str]] = (),
+    priors: Mapping[str, str] | None = None,
+    must_be_named: bool = False,
 ) -> tuple[str, str]:
-    """(name, how it was known) among the networks whose keys and shapes fit; ``by_...``: rows of published files."""
+    """(name, how it was known) among the networks whose keys and shapes fit; ``by_...``: rows of published files.
+
+    ``words``: (pattern, what to read for it) in file names. ``priors``: the clip to assume of names that
+    start so where nothing tells it, but not if ``must_be_named`` and the file name does not speak of it at all.
+    """
     if typed:
         return fitting[0], "name="
     if "clip_len" in facts:
@@ -93,19 +145,58 @@ def choose(
         return by_hash["network"], "sha8 of a published file"
     if by_name:
         return by_name["network"], "file name of a published file"
-    words = re.split(r"[^a-z0-9]+", path.name.lower())
-    words += [whole for word in words for whole in WHOLE.get(word, ())]
-    named = [name for name in fitting if all(in_words(part, words) for part in name.split("_"))]
+    said = words_of(path.name, words)
+    named = named_in(said, fitting)
     if named:
         return max(named, key=len), "file name"
-    clips = re.findall(r"\d+x\d+", path.name)
-    if len(fitting) == 1 and (not clips or any(clip in fitting[0] for clip in clips)):
-        log.warning("%s: taken for %s, the only network known here that has such keys", path, fitting[0])
-        return fitting[0], "assumed: the only network known here that has such keys"
+    clips = [word for word in said if re.fullmatch(r"\d+x\d+(x\d+)?", word)]
+    spoken_of = not must_be_named or any(name.split("_")[0] in said for name in fitting)
+    starts = [start for start in priors or {} if all(name.startswith(f"{start}_") for name in fitting)]
+    prior = priors[starts[0]] if priors and starts else None
+    exact = [name for name in fitting if re.fullmatch(rf"[a-z0-9]+_r\d+(_nl)?_{prior}", name)]
+    assumed = exact or [name for name in fitting if name.endswith(f"_{prior}")] or fitting
+    if len(assumed) == 1 and spoken_of and (not clips or any(clip in assumed[0] for clip in clips)):
+        only = (
+            "the only network known here that has such keys" if len(fitting) == 1 else "as most files of its origin are"
+        )
+        log.warning("%s: taken for %s, %s", path, assumed[0], only)
+        return assumed[0], f"assumed: {only}"
     raise CheckpointError(
-        f"{path}: its keys fit {', '.join(fitting)}, and neither the file nor its name says which. "
+        f"{path}: its keys fit {', '.join(fitting)}, and neither the file nor its name says which"
+        f"{' or whether it is a network for images' if must_be_named else ''}. "
         f"Type one: models.load(..., name={fitting[0]!r}), --name {fitting[0]}"
     )
+
+
+def called(path: Path, name: str, fitting: Sequence[str], words: Sequence[tuple[str, str]]) -> str:
+    """The network that a name of the origin's own speaks of: ``SLOWFAST_8x8_R50``, ``i3d_resnet50_v1_kinetics400``."""
+    named = named_in(words_of(name, words), fitting)
+    if not named:
+        raise CheckpointError(f"{path}: no network {name!r} has such keys; type one of: {', '.join(fitting)}")
+    return max(named, key=len)
+
+
+def words_of(text: str, words: Sequence[tuple[str, str]]) -> list[str]:
+    text = text.lower()
+    for pattern, replacement in words:
+        text = re.sub(pattern, replacement, text)
+    found = re.split(r"[^a-z0-9]+", text)
+    return found + [whole for word in found for whole in WHOLE.get(word, ())]
+
+
+def named_in(said: Sequence[str], fitting: Sequence[str]) -> list[str]:
+    """Names whose every part is said, but for what keys tell: one family, its depth, that it has non-local blocks."""
+    parts = {name: name.split("_") for name in fitting}
+    common = set.intersection(*map(set, parts.values()))
+    told = {
+        part for part in common if re.fullmatch(r"r\d+|nl", part) or all(part == each[0] for each in parts.values())
+    }
+    return [name for name, each in parts.items() if all(part in told or in_words(part, said) for part in each)]
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, to compare what was written in code with what was written in a manifest."""
+    return [*map(plain, value)] if isinstance(value, list | tuple) else value
 
 
 def in_words(part: str, words: Sequence[str]) -> bool:
@@ -150,17 +241,19 @@ def clip_text(spec: zoo.ModelSpec) -> str:
 
 
 def arguments_for(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``arguments`` that the network of a name has."""
-    known = zoo.arguments_of(zoo.row_of(name)["family"])
+    """Those of ``arguments`` that the network of a name has, and those that its spec has."""
+    known = {*zoo.arguments_of(zoo.row_of(name)["family"]), "mean", "std"}
     return {key: value for key, value in arguments.items() if key in known}
 
 
 def expected(name: str, num_classes: int, arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of a named network with ``arguments`` in place of its own."""
+    """Key -> shape of a named network with ``arguments`` in place of its own; none if it cannot have them."""
     try:
         return zoo.shapes(zoo.hollow(zoo.spec(name, num_classes=num_classes, **arguments_for(name, arguments))))
     except UsageError as error:
         raise CheckpointError(str(error)) from error
+    except ValueError:  # another depth than the blocks that the arguments name, flow with the statistics of RGB
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import config
+from .files import File
+
 # Applied one after the other to every key.
 RENAMES = (
     (r"^backbone\.slow_path\.conv1_lateral\.", "lateral.0."),
@@ -47,6 +50,10 @@ RENAMES = (
 # Left out: mmcv's EMAHook keeps the weights it replaced as buffers of the model, dots turned to underscores; TPN's head
 # keeps the copy of its classifier that the first validation was made with (tpn_head.py: new_cls).
 LEFT_OUT = re.compile(r"^ema_\w+$|^cls_head\.new_cls\.(weight|bias)$")
+
+WORDS: tuple[tuple[str, str], ...] = ()
+PRIORS = {"slowonly_r101": "8x8"}  # its only clip at that depth
+MUST_BE_NAMED: tuple[str, ...] = ()
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -110,6 +117,14 @@ def rename(key: str) -> str:
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+def names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {key: rename(key) for key in state}
+
+
+def facts(file: File) -> dict[str, Any]:
+    return config.facts(file.config_text)
 
 
 def origin(top: Mapping[str, Any], file_name: str) -> tuple[str, str]:

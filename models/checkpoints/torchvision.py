@@ -7,6 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from .files import File
+
+WORDS: tuple[tuple[str, str], ...] = ()
+PRIORS: dict[str, str] = {}
+MUST_BE_NAMED: tuple[str, ...] = ()
+
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
     resnet = "stem.0.weight" in state and any(key.startswith("layer1.0.conv1.0.") for key in state)
@@ -32,6 +38,14 @@ def rename(key: str) -> str:
         if key.startswith(classifier):
             return "head." + key.removeprefix(classifier)
     return f"trunk.{key}"
+
+
+def names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {key: rename(key) for key in state}
+
+
+def facts(file: File) -> dict[str, Any]:
+    return {}
 
 
 def origin(top: Mapping[str, Any], file_name: str) -> tuple[str, str]:

@@ -79,6 +79,9 @@ class Tpn(Trunk):
         self.temporal_pools = nn.ModuleList(
             nn.MaxPool3d((scale, 1, 1), (scale, 1, 1), ceil_mode=True) for scale in temporal_scales
         )
+        # Where res4 keeps more frames than res5 (GluonCV's R101), it gives them up before the two are fused.
+        ratio = temporal_scales[1] // temporal_scales[0]
+        self.level_pool = nn.MaxPool3d((ratio, 1, 1), (ratio, 1, 1), ceil_mode=True) if ratio > 1 else nn.Identity()
         self.level_fusion_1 = LevelFusion(half, whole, 2)
         self.bottom_up = nn.Conv3d(half, half, (3, 1, 1), padding=(1, 0, 0), bias=False)
         self.level_fusion_2 = LevelFusion(half, whole, 2)
@@ -96,9 +99,9 @@ class Tpn(Trunk):
             for pool, conv, level in zip(self.temporal_pools, self.temporal_modulation, levels, strict=True)
         )
         summed = four + five
-        top_down = self.level_fusion_1((summed, five))
+        top_down = self.level_fusion_1((self.level_pool(summed), five))
         bottom = summed if self.flow_type == "cascade" else four
-        bottom_up = self.level_fusion_2((bottom, five + self.bottom_up(bottom)))
+        bottom_up = self.level_fusion_2((self.level_pool(bottom), five + self.level_pool(self.bottom_up(bottom))))
         out: Tensor = self.relu(self.pyramid_fusion(torch.cat((top_down, bottom_up), dim=1)))
         return out
 

@@ -137,7 +137,7 @@ def test_the_only_network_that_fits_is_assumed_aloud(tmp_path: Path, caplog: pyt
     assert "best.pth: taken for slowonly_r101_8x8" in caplog.text
     assert models.load(path.rename(tmp_path / "slowonly_r101_8x8x1.pth")).spec.known["clip_len"] == "file name"
     with pytest.raises(CheckpointError, match="slowonly_r101_8x8"):  # its name speaks of a clip that no network has
-        models.load((tmp_path / "slowonly_r101_8x8x1.pth").rename(tmp_path / "slowonly_r101_16x4x1.pth"))
+        models.load((tmp_path / "slowonly_r101_8x8x1.pth").rename(tmp_path / "slowonly_r101_16x2x1.pth"))
 
 
 @pytest.mark.parametrize(
