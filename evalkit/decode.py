@@ -12,6 +12,7 @@ Shapes: R views of a video along time ("rows"), T frames a view, n frames that a
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import signal
@@ -181,8 +182,6 @@ def _read(job: _Job, shape: Shape, protocol: Protocol, room: Room) -> Decoded | 
         # Stored pixels: what mmaction2, decord and OpenCV show of a file whose pixels are not square.
         kind: Any = "flow" if shape.input == "flow" else "rgb"
         with reader.open(job.path, num_frames=job.frames, pixels="stored", kind=kind) as video:
-            if video.kind != kind:
-                return f"{job.path} holds {video.kind}, the network looks at {kind}"
 
             def wanted(num_frames: int) -> NDArray[np.int64]:
                 plans.append(plan(num_frames, video.fps or job.fps, video.height, video.width, shape, protocol))
@@ -263,12 +262,12 @@ def serve(handle: int) -> None:
             if isinstance(result, str):
                 link.send(result)
                 continue
+            frames = result.frames
             memory = os.memfd_create("frames")
-            os.ftruncate(memory, max(1, result.frames.nbytes))
-            with mmap.mmap(memory, max(1, result.frames.nbytes)) as shared:
-                shared[: result.frames.nbytes] = memoryview(np.ascontiguousarray(result.frames)).cast("B")
-            link.send((result.frames.shape, result.indices, result.plan))
-            reduction.send_handle(link, memory, None)  # type: ignore[arg-type]  # only Windows needs the process
+            os.ftruncate(memory, frames.size)
+            np.frombuffer(mmap.mmap(memory, frames.size), np.uint8).reshape(frames.shape)[:] = frames
+            link.send((frames.shape, result.indices, result.plan))
+            reduction.send_handle(link, memory, None)  # only Windows needs to know the process
             os.close(memory)
 
 
@@ -297,9 +296,8 @@ class _Worker:
     ) -> Decoded:
         shape, indices, plan = message
         memory = reduction.recv_handle(self.link)
-        shared = mmap.mmap(memory, max(1, int(np.prod(shape))))
+        frames: NDArray[np.uint8] = np.frombuffer(mmap.mmap(memory, math.prod(shape)), np.uint8).reshape(shape)
         os.close(memory)
-        frames: NDArray[np.uint8] = np.frombuffer(shared, np.uint8, count=int(np.prod(shape))).reshape(shape)
         return Decoded(frames=arrived(frames), indices=indices, plan=plan)
 
     def end(self) -> str:

@@ -15,7 +15,7 @@ import itertools
 import os
 import typing
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -156,7 +156,7 @@ def score(
     device = torch.device(device)
     batches = _Batches(
         net,
-        torch.compile(net) if compile else net,  # type: ignore[call-overload]
+        torch.compile(net) if compile else net,
         device,
         DTYPES[dtype],
         batch_views,
@@ -212,7 +212,7 @@ class _Batches:
     def __init__(
         self,
         net: Network,
-        forward: Network,
+        forward: Callable[[Tensor], Tensor],
         device: torch.device,
         dtype: torch.dtype,
         batch_views: int | Literal["auto"],

@@ -36,6 +36,7 @@ if __name__ == "__main__" and (complaint := hidden_by()):  # before the first im
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import closing  # noqa: E402
@@ -46,11 +47,17 @@ from datakit import console, files  # noqa: E402
 from datakit.errors import EXIT_DONE, EXIT_SOME_FAILED, DataError, UsageError  # noqa: E402
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
     from datakit.manifest import Clip, Manifest
     from models import ModelSpec, Recognizer
 
     from .infer import Outcome
+    from .partial import Partial, Scored
     from .protocols import Protocol
+    from .ranks import Ranks
     from .scores import ScoreSet
 
 SHOWN = 10  # missing clips, class names: the first few say what is wrong
@@ -62,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m evalkit.run",
         description="Test a checkpoint on a set of videos under a named protocol. Without --data or --list it takes "
-        "the prepared set that fits. Run the same command again to go on after an interruption.",
+        "the prepared set that fits. Run the same command again to go on after an interruption. Under torchrun "
+        "(torchrun --nproc-per-node 4 -m evalkit.run ...) each process takes its share of the clips.",
     )
     top.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of ours or of mmaction2")
     top.add_argument("--mode", required=True, choices=("efficient", "accurate"), help="the protocol's row to test with")
@@ -90,9 +98,18 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--save-views", action="store_true", help="keep the scores of the single views, too")
     work.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     work.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
-    work.add_argument("--batch-views", default="auto", metavar="N", help="views a batch (default: auto)")
-    work.add_argument("--workers", type=int, metavar="N", help="threads that decode (default: 1 on a CPU, else all)")
+    work.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    work.add_argument(
+        "--batch-views", default="auto", metavar="N", help="views a batch (default: auto, what the memory holds)"
+    )
+    work.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode, 0: none (default: 1 on a CPU, else one a core)"
+    )
     work.add_argument("--deterministic", action="store_true", help="equal to the bit whatever else is scored or killed")
+    work.add_argument(
+        "--stop-when-decided", action="store_true",
+        help="leave out views that cannot change top-1 and top-5 any more: the same numbers from partial scores",
+    )  # fmt: skip
     work.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return top
 
@@ -114,14 +131,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check(args)
     import models
 
-    net = models.load(args.checkpoint, name=args.name, trust=args.trust_checkpoint)
-    if net.spec.input == "flow":
-        raise DataError(f"{args.checkpoint} is a network on optical flow; this version tests on videos only")
-    protocol = choose_protocol(args, net.spec)
-    data = choose_data(args, net.spec, protocol)
-    out = args.out or default_out(args, protocol, data.manifest)
-    score_set = score(args, net, protocol, data, out)
-    return report(args, net.spec, protocol, score_set, out)
+    from .ranks import joined
+
+    with joined() as ranks:
+        net = models.load(args.checkpoint, name=args.name, trust=args.trust_checkpoint)
+        protocol = choose_protocol(args, net.spec)
+        data = choose_data(args, net.spec, protocol)
+        out = args.out or default_out(args, protocol, data.manifest)
+        score_set = score(args, net, protocol, data, out, ranks)
+    if score_set is None:
+        return EXIT_DONE  # the first process has all results
+    code = report(args, net.spec, protocol, score_set, out)
+    # torchrun takes any other code for a crash of its processes; what is missing was said.
+    return code if ranks.size == 1 else EXIT_DONE
 
 
 def check(args: argparse.Namespace) -> None:
@@ -138,12 +160,15 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} {value}: type a number of at least {least}")
+    if args.stop_when_decided and args.save_views:
+        raise UsageError("--stop-when-decided leaves views out, --save-views keeps them all; type one of them")
     if args.batch_views != "auto" and not (args.batch_views.isdecimal() and int(args.batch_views) > 0):
         raise UsageError(f"--batch-views {args.batch_views}: type --batch-views auto or a number of at least 1")
 
 
 def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
     from . import protocols, views
+    from .aggregate import may_stop_early
 
     protocol = protocols.get(spec.protocol, args.mode)
     if args.views:
@@ -152,6 +177,11 @@ def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
         if args.sampling not in views.RULES:
             raise UsageError(f"--sampling {args.sampling}: type one of {', '.join(views.RULES)}")
         protocol = dataclasses.replace(protocol, sampling=args.sampling, options={})
+    if args.stop_when_decided and not may_stop_early(protocol):
+        raise DataError(
+            f"--stop-when-decided: under {protocol.aggregation} a single view can move a score by any amount, so "
+            "nothing is certain before the last one; leave it out"
+        )
     return protocol
 
 
@@ -196,7 +226,9 @@ def network_order(
     """(class names in the order of the network's outputs, data's label index -> network's output).
 
     Names are compared as class folders are written (spaces and underscores are the same). ``named``: the data names its
-    classes; without that, and when the network names none, label numbers are taken at their word.
+    classes; without that, and when the network names none, label numbers are taken at their word. Outputs beyond the
+    data's classes stay in as "unused N": published networks have them, their numbers were made with the largest of all
+    outputs, and leaving them out would make better ones.
     Raises ``DataError`` when the classes are not the same.
     """
     if not named:
@@ -206,6 +238,14 @@ def network_order(
                 "this list is of another set"
             )
         return spec.classes or tuple(map(str, range(spec.num_classes))), list(range(len(classes)))
+    if spec.classes is None and len(classes) < spec.num_classes:
+        note(
+            f"{where} has {len(classes)} classes, the checkpoint {spec.num_classes} outputs and no names for them: the "
+            f"first {len(classes)} are taken for the classes in their order, the others are 'unused N' and wrong "
+            "wherever they are highest"
+        )
+        unused = (f"unused {number}" for number in range(len(classes), spec.num_classes))
+        return (*classes, *unused), list(range(len(classes)))
     if difference := class_difference(classes, spec):
         raise DataError(f"{where} and the checkpoint have different classes: {difference}")
     if spec.classes is None:
@@ -213,7 +253,7 @@ def network_order(
     output = {folded(name): number for number, name in enumerate(spec.classes)}
     place = [output[folded(name)] for name in classes]
     if place != sorted(place):
-        print(f"note: {where} lists its classes in another order than the checkpoint; joined by name", file=sys.stderr)
+        note(f"{where} lists its classes in another order than the checkpoint; joined by name")
     names = dict(zip(place, classes, strict=True))
     return tuple(names[number] for number in range(len(classes))), place
 
@@ -258,7 +298,9 @@ def find_prepared(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol)
         except (OSError, ValueError, KeyError) as error:
             others.append(f"{lock_file.parent}: not whole ({error})")
             continue
-        if difference := class_difference(classes, spec):
+        own = (spec.published or {}).get("dataset", "").casefold() == lock_file.parts[-3].casefold()
+        fewer = spec.classes is None and len(classes) < spec.num_classes
+        if not (own and fewer) and (difference := class_difference(classes, spec)):
             others.append(f"{lock_file.parent}: {difference}")
         elif args.split not in splits:
             others.append(f"{lock_file.parent}: no split {args.split}, only {', '.join(splits)}")
@@ -275,7 +317,7 @@ def find_prepared(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol)
     if len(fitting) > 1:
         choices = "".join(f"\n  --data {folder}" for folder, _ in fitting)
         raise UsageError(f"{looked}: several fit. Type one of{choices}")
-    print(f"note: {looked}; taking {fitting[0][0]}", file=sys.stderr)
+    note(f"{looked}; taking {fitting[0][0]}")
     return fitting[0][0]
 
 
@@ -290,70 +332,123 @@ def default_out(args: argparse.Namespace, protocol: Protocol, table: Manifest) -
     """runs/CKPT-SET-VARIANT-MODE; whatever else was typed that moves the numbers is in the name, too."""
     parts = [args.checkpoint.stem, table.name, table.variant if not args.list else "", protocol.mode]
     parts += [args.split if args.split != "val" else "", args.sampling, args.dtype if args.dtype != "fp32" else ""]
-    parts += [f"limit{args.limit}" if args.limit else ""]
+    parts += [f"limit{args.limit}" if args.limit else "", "decided" if args.stop_when_decided else ""]
     return Path("runs", "-".join(part for part in parts if part))
 
 
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def score(args: argparse.Namespace, net: Recognizer, protocol: Protocol, data: Data, out: Path) -> ScoreSet:
-    """Score what an earlier run of the same kind has not, and write ``out/scores.npz`` and ``out/metrics.json``."""
-    import numpy as np
-    import torch
+def score(
+    args: argparse.Namespace, net: Recognizer, protocol: Protocol, data: Data, out: Path, ranks: Ranks
+) -> ScoreSet | None:
+    """Score what an earlier run of the same kind has not, and write ``out/scores.npz`` and ``out/metrics.json``.
 
-    from . import infer, metrics, scores
+    Of several processes each scores its share; the first one writes, the others return ``None``.
+    """
     from .partial import Partial, run_key
 
-    device = torch.device(args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {args.device}: torch {torch.__version__} finds no GPU; type --device cpu")
-    batch_views = args.batch_views if args.batch_views == "auto" else int(args.batch_views)
+    device = choose_device(args, ranks)
+    key = run_key(facts(args, net.spec, protocol, data, device.type))
     stamps = {clip.id: stamp(clip) for clip in data.clips}
-    with closing(Partial(out, run_key(facts(args, net.spec, protocol, data, device.type)))) as partial:
+    if ranks.rank:
+        asked = set(ranks.told(None))  # after the first one has cleared the folder
+        with closing(Partial(out, key, ranks.rank)) as partial:
+            clips = ranks.share([clip for clip in data.clips if clip.id in asked])
+            reasons = score_share(args, net, protocol, data, clips, stamps, device, partial)
+        ranks.collected(reasons)
+        return None
+    with closing(Partial(out, key)) as partial:
         for stale in [*out.glob("scores.npz.*.part"), *out.glob("metrics.json.*.part")]:
             stale.unlink()  # of a run that was killed while it wrote; the lock says that no other is writing
+        partial.absorb()
         done = partial.load(stamps, len(data.classes))
         left = [clip for clip in data.clips if clip.id not in done]
-        announce(args, net.spec, protocol, data, device.type, num_done=len(done))
-        reasons: dict[str, str] = {}
-        outcomes = infer.score(
-            left,
-            net.to(device),
-            protocol,
-            device=device,
-            dtype=args.dtype,
-            batch_views=batch_views,
-            workers=args.workers,
-            deterministic=args.deterministic,
-            keep_views=args.save_views,
-        )
-        with closing(outcomes):  # its readers end with it
-            shown = console.progress(
-                estimated(outcomes, len(left)),
-                total=len(left),
-                what="score",
-                note=lambda: f"({len(reasons)} missing)" if reasons else "",
-            )
-            for outcome in shown:
-                if outcome.scores is None:
-                    reasons[outcome.id] = outcome.reason or "unknown"
-                    if args.missing == "fail":
-                        raise DataError(f"{outcome.id}: {outcome.reason}; --missing wrong goes on without it")
-                    continue
-                views = None if outcome.views is None else outcome.views.astype(np.float16)
-                done[outcome.id] = (outcome.scores, views)
-                partial.add(outcome.id, stamps[outcome.id], outcome.scores, views)
+        announce(args, net.spec, protocol, data, device.type, num_done=len(done), ranks=ranks)
+        ranks.told([clip.id for clip in left])
+        reasons = score_share(args, net, protocol, data, ranks.share(left), stamps, device, partial)
+        for others in ranks.collected(reasons):
+            reasons |= others
+        partial.absorb()
+        done = partial.load(stamps, len(data.classes))
         if not done:
             first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
             raise DataError(f"none of the {len(data.clips)} clips could be scored ({first})")
         score_set = collect(args, net.spec, protocol, data, done, reasons)
-        score_set.save(out / scores.FILE_NAME)
-        document = metrics.document(score_set, "drop" if args.missing == "drop" else "wrong")
-        document |= {"protocol": dataclasses.asdict(protocol), "published": net.spec.published}
-        files.write_text(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        write(args, net.spec, protocol, score_set, out)
         partial.finish()
     return score_set
+
+
+def choose_device(args: argparse.Namespace, ranks: Ranks) -> torch.device:
+    import torch
+
+    name = args.device
+    if name == "auto":
+        name = f"cuda:{ranks.local}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {args.device}: torch {torch.__version__} finds no GPU; type --device cpu")
+    return device
+
+
+def score_share(
+    args: argparse.Namespace,
+    net: Recognizer,
+    protocol: Protocol,
+    data: Data,
+    clips: Sequence[Clip],
+    stamps: dict[str, str],
+    device: torch.device,
+    partial: Partial,
+) -> dict[str, str]:
+    """Score these clips into ``partial``; returns the reasons of those that could not be, by id."""
+    import numpy as np
+
+    from . import infer
+    from .partial import Scored
+
+    reasons: dict[str, str] = {}
+    outcomes = infer.score(
+        clips,
+        net.to(device),
+        protocol,
+        device=device,
+        dtype=args.dtype,
+        batch_views=args.batch_views if args.batch_views == "auto" else int(args.batch_views),
+        workers=args.workers,
+        deterministic=args.deterministic,
+        keep_views=args.save_views,
+        compile=args.compile,
+        stop_when_decided=args.stop_when_decided,
+        labels=data.labels,
+    )
+    with closing(outcomes):  # its workers end with it
+        for outcome in shown(outcomes, len(clips), reasons):
+            if outcome.scores is None:
+                reasons[outcome.id] = outcome.reason or "unknown"
+                if args.missing == "fail":
+                    raise DataError(f"{outcome.id}: {outcome.reason}; --missing wrong goes on without it")
+                continue
+            scored = Scored(
+                scores=outcome.scores,
+                views=None if outcome.views is None else outcome.views.astype(np.float16),
+                num_views=outcome.num_views,
+                num_planned=outcome.num_planned,
+            )
+            partial.add(outcome.id, stamps[outcome.id], scored)
+    return reasons
+
+
+def write(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> None:
+    from . import metrics, scores
+
+    score_set.save(out / scores.FILE_NAME)
+    document = metrics.document(score_set, "drop" if args.missing == "drop" else "wrong")
+    document |= {"protocol": dataclasses.asdict(protocol), "published": spec.published}
+    if score_set.meta.get("partial"):
+        document |= {key: score_set.meta[key] for key in ("partial", "views_saved")}
+    files.write_text(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def facts(
@@ -375,6 +470,8 @@ def facts(
         "deterministic": args.deterministic,
         "batch_views": args.batch_views if args.deterministic else "",
         "views": args.save_views,
+        "compile": args.compile,
+        "decided": data.labels if args.stop_when_decided else None,  # a label says how many views it takes
         "versions": [__version__, av.__version__, torch.__version__],
     }
 
@@ -395,15 +492,15 @@ def collect(
     spec: ModelSpec,
     protocol: Protocol,
     data: Data,
-    done: dict[str, tuple[Any, Any]],
+    done: dict[str, Scored],
     reasons: dict[str, str],
 ) -> ScoreSet:
     """Rows in the order of the clips, so that a run with interruptions writes what one without does."""
-    import av
     import numpy as np
 
     from datakit import __version__
 
+    from .aggregate import views_hold
     from .scores import ScoreSet
     from .signature import Signature
 
@@ -418,11 +515,11 @@ def collect(
         sampling=protocol.sampling,
         resize=f"{size}-cv2",
         input=spec.input,
-        agg=protocol.aggregation,
+        agg=protocol.aggregation + ("-until-decided" if args.stop_when_decided else ""),
         missing="drop" if args.missing == "drop" else "wrong",
         weights=spec.weights,
         media=data.media,
-        dec=f"pyav-{av.__version__}",
+        dec=decoder(scored),
         dtype=args.dtype,
         kit=__version__,
     )
@@ -435,24 +532,76 @@ def collect(
         for clip in data.clips
         if clip.id not in done
     ]
+    meta: dict[str, Any] = {"protocol": dataclasses.asdict(protocol), "spec": spec.to_dict()}
+    if args.save_views:
+        meta["views_hold"] = views_hold(protocol.aggregation)
+    if args.stop_when_decided:
+        looked, planned = (sum(getattr(one, field) for one in done.values()) for field in ("num_views", "num_planned"))
+        meta |= {"partial": True, "views_saved": 1 - looked / planned}
     return ScoreSet(
         ids=[clip.id for clip in scored],
         labels=np.array([data.labels[clip.id] for clip in scored], dtype=np.int64),
-        scores=np.stack([done[clip.id][0] for clip in scored]),
-        views=np.stack([done[clip.id][1] for clip in scored]) if args.save_views else None,
+        scores=np.stack([done[clip.id].scores for clip in scored]),
+        views=stacked([done[clip.id].views for clip in scored]) if args.save_views else None,
         classes=data.classes,
         kind="prob",
         signature=signature,
         missing=missing,
-        meta={"protocol": dataclasses.asdict(protocol), "spec": spec.to_dict()},
+        meta=meta,
     )
+
+
+def decoder(clips: Sequence[Clip]) -> str:
+    """What read the files: ``pyav-18.1.0``, or ``pillow-12.0.0`` for folders of pictures."""
+    if clips[0].path is not None and clips[0].path.is_dir():
+        import PIL
+
+        return f"pillow-{PIL.__version__}"
+    import av
+
+    return f"pyav-{av.__version__}"
+
+
+def stacked(views: Sequence[NDArray[np.float16] | None]) -> NDArray[np.float16]:
+    """[N, V, C]; a clip of fewer views than another (a rule may find fewer in a short video) is filled up with NaN."""
+    import numpy as np
+
+    there = [one for one in views if one is not None]
+    most = max(len(one) for one in there)
+    filled = [np.pad(one, ((0, most - len(one)), (0, 0)), constant_values=np.nan) for one in there]
+    return np.stack(filled)
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
+def note(text: str) -> None:
+    """One line on stderr; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr)
+
+
+def shown(outcomes: Iterator[Outcome], total: int, reasons: dict[str, str]) -> Iterator[Outcome]:
+    """Pass outcomes on and say how far they are; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return outcomes
+    return console.progress(
+        estimated(outcomes, total),
+        total=total,
+        what="score",
+        note=lambda: f"({len(reasons)} missing)" if reasons else "",
+    )
+
+
 def announce(
-    args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, data: Data, device: str, *, num_done: int
+    args: argparse.Namespace,
+    spec: ModelSpec,
+    protocol: Protocol,
+    data: Data,
+    device: str,
+    *,
+    num_done: int,
+    ranks: Ranks,
 ) -> None:
     known = ", ".join(f"{field} by {how}" for field, how in spec.known.items())
     lines = [
@@ -460,7 +609,8 @@ def announce(
         + (f" ({known})" if known else ""),
         f"{args.mode}: {protocol.views} views, {protocol.sampling}, {protocol.aggregation}, {args.dtype} on {device}",
         f"{data.set} ({data.media}): {len(data.clips)} clips"
-        + (f", {num_done} of them scored before; going on" if num_done else ""),
+        + (f", {num_done} of them scored before; going on" if num_done else "")
+        + (f", shared by {ranks.size} processes" if ranks.size > 1 else ""),
     ]
     if pending := sum(clip.status == "pending" for clip in data.clips):
         lines.append(
@@ -499,6 +649,9 @@ def report(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_
     else:
         summary = metrics.summary(score_set, "drop" if args.missing == "drop" else "wrong")
         print(metrics.describe(summary, score_set.signature))
+        if score_set.meta.get("partial"):
+            saved = 100 * score_set.meta["views_saved"]
+            print(f"views       {saved:.1f} % left out: they could not change these numbers")
         if spec.published:
             print(f"published   {published(spec.published)}")
         for entry in score_set.missing[:SHOWN]:

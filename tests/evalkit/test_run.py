@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,14 +18,16 @@ from typing import Any
 
 import av
 import numpy as np
+import PIL
 import pytest
 import torch
+from PIL import Image
 
 import models
 from datakit import manifest
-from datakit.errors import DataError, UsageError
-from evalkit import infer, protocols, run, scores
-from evalkit.partial import Partial, run_key
+from datakit.errors import DataError, NotComparable, UsageError
+from evalkit import fuse, infer, protocols, run, scores
+from evalkit.partial import Partial, Scored, run_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLASSES = ("grow", "shrink", "swipe left", "turn")
@@ -206,12 +209,25 @@ def test_a_set_without_its_variant_lists_the_variants(prepared: Path, checkpoint
         call(checkpoint, "--mode", "efficient", "--data", prepared.parent)
 
 
-def test_flow_networks_are_refused_for_now(prepared: Path, tmp_path: Path) -> None:
+def test_flow_networks_read_flow_and_nothing_else(prepared: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "flow.pth"
     models.save(path, models.create("slowonly_tiny", num_classes=4, input="flow", mean=(128, 128), std=(128, 128)))
-    with pytest.raises(DataError, match="optical flow"):
+    with pytest.raises(DataError, match=r"none of the 11 clips.*holds rgb, flow was asked for"):
         call(path, "--mode", "efficient", "--data", prepared)
+    for clip in ("a", "b"):
+        (tmp_path / clip).mkdir()
+        for number in range(1, 12):
+            for plane in "xy":
+                noise = np.random.default_rng(number).integers(100, 156, (80, 100), dtype=np.uint8)
+                Image.fromarray(noise).save(tmp_path / clip / f"flow_{plane}_{number:05}.jpg")
+    listing = tmp_path / "flow.txt"
+    listing.write_text("a 11 0\nb 11 1\n")
+    assert call(path, "--mode", "efficient", "--list", listing, "--root", tmp_path) == 0
+    found = scores.load("runs/flow-flow-efficient")
+    assert found.ids == ["a", "b"]
+    assert "|input:flow|" in str(found.signature)
+    assert f"|dec:pillow-{PIL.__version__}|" in str(found.signature)
 
 
 def test_a_corrupt_clip_is_counted_by_name(
@@ -329,7 +345,7 @@ def test_classes_in_another_order_are_joined_by_name(
 
 
 def test_other_classes_are_refused(prepared: Path, videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
-    five = make_checkpoint(tmp_path / "five.pth", num_classes=5)
+    five = make_checkpoint(tmp_path / "five.pth", num_classes=5, classes=(*CLASSES, "jump"))
     with pytest.raises(DataError, match="different classes: 4 classes, not 5"):
         call(five, "--mode", "efficient", "--data", prepared)
     listing = tmp_path / "val.txt"
@@ -340,6 +356,29 @@ def test_other_classes_are_refused(prepared: Path, videos: list[Path], checkpoin
     names.write_text("grow\nshrink\nswipe left\njump\nturn\n")
     with pytest.raises(DataError, match="5 classes, not 4"):
         call(checkpoint, "--mode", "efficient", "--list", listing, "--root", videos[0].parent, "--classes", names)
+
+
+def test_outputs_that_no_class_uses_stay_in_and_are_named(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A published network has 400 outputs for 99 classes; its number counts the highest of all 400."""
+    net = models.load(make_checkpoint(tmp_path / "many.pth", num_classes=7))
+    with torch.no_grad():
+        net.body.head.weight.copy_(net.body.head.weight.roll(4, 0))  # so that an unused one is highest
+    many = tmp_path / "many.pth"
+    models.save(many, net)
+    assert call(many, "--mode", "efficient", "--data", prepared, "--json") == 5
+    said = capsys.readouterr()
+    assert "has 4 classes, the checkpoint 7 outputs and no names" in said.err
+    found = scores.load("runs/many-toys-96p-efficient")
+    assert found.classes == (*CLASSES, "unused 4", "unused 5", "unused 6")
+    assert found.scores.shape == (10, 7)
+    assert np.allclose(found.scores.sum(axis=1), 1, atol=1e-5)
+    best = found.scores.argmax(axis=1)
+    assert (best >= 4).any()
+    assert json.loads(said.out)["top1"] == pytest.approx((best == found.labels).sum() / 11)
+    with pytest.raises(UsageError, match="4 classes, not 7"):  # but no set is taken for it unasked
+        call(many, "--mode", "efficient", "--data-root", prepared.parents[1])
 
 
 def test_a_list_with_class_names_is_joined_by_name(videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
@@ -469,14 +508,15 @@ def test_what_another_run_left_is_not_taken(
 def test_a_changed_file_is_scored_again(tmp_path: Path) -> None:
     row = np.array([0.25, 0.75], np.float32)
     first = Partial(tmp_path, run_key({"a": 1}))
-    first.add("same", "1", row, None)
-    first.add("changed", "1", row, row[None].astype(np.float16))
+    first.add("same", "1", Scored(scores=row, views=None, num_views=3, num_planned=5))
+    first.add("changed", "1", Scored(scores=row, views=row[None].astype(np.float16), num_views=1, num_planned=1))
     first.close()
     second = Partial(tmp_path, run_key({"a": 1}))
     found = second.load({"same": "1", "changed": "2", "new": "1"}, 2)
     assert list(found) == ["same"]
-    assert found["same"][0].tolist() == [0.25, 0.75]
-    assert second.load({"changed": "1"}, 2)["changed"][1].shape == (1, 2)  # type: ignore[union-attr]
+    assert found["same"].scores.tolist() == [0.25, 0.75]
+    assert (found["same"].num_views, found["same"].num_planned) == (3, 5)
+    assert second.load({"changed": "1"}, 2)["changed"].views.shape == (1, 2)  # type: ignore[union-attr]
     with pytest.raises(DataError, match="another run writes there"):
         Partial(tmp_path, run_key({"a": 2}))
     second.finish()
@@ -488,6 +528,96 @@ def test_a_damaged_partial_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "partial.sqlite").write_bytes(b"not a database, but long enough to look like a header of one")
     with pytest.raises(DataError, match="delete it and run again"):
         Partial(tmp_path, "run")
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+def torchrun(processes: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    full = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    full += ["-m", "evalkit.run", *map(str, arguments)]
+    return subprocess.run(full, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_two_processes_score_what_one_does(prepared: Path, checkpoint: Path) -> None:
+    arguments = [checkpoint, "--mode", "efficient", "--data", prepared, "--deterministic", "--save-views", "--out"]
+    assert call(*arguments, "one") == 5
+    # What a run of three processes had finished when it was stopped, its first one nothing.
+    wrong = np.array([1, 0, 0, 0], np.float32)
+    Path("two").mkdir()
+    for rank in (1, 2):
+        left = Partial(Path("two"), "of another run", rank)
+        left.add(f"clip{rank:02}", "x", Scored(scores=wrong, views=None, num_views=1, num_planned=1))
+        left.close()
+    ended = torchrun(2, *arguments, "two")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("top-1") == 1
+    assert ended.stderr.count("11 clips, shared by 2 processes") == 1
+    for name in ("scores.npz", "metrics.json"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    kept = {"partial.sqlite"}  # of the other run, put together
+    assert {path.name for path in Path("two").iterdir()} == {"metrics.json", "scores.npz"} | kept
+
+
+def test_what_several_processes_left_is_gone_on_with_by_one(
+    prepared: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [checkpoint, "--mode", "efficient", "--data", prepared, "--deterministic", "--out", "out"]
+    monkeypatch.setattr(Partial, "finish", lambda self: None)
+    call(*arguments)
+    whole = Path("out/scores.npz").read_bytes()
+    Path("out/partial.sqlite").rename("out/partial-3.sqlite")
+    capsys.readouterr()
+    call(*arguments)
+    assert "10 of them scored before" in capsys.readouterr().err
+    assert Path("out/scores.npz").read_bytes() == whole
+    assert not Path("out/partial-3.sqlite").exists()
+
+
+# --- stopping early --------------------------------------------------------------------------------------------------
+
+
+def test_stopping_when_decided_gives_the_same_numbers_from_fewer_views(
+    prepared: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sharp = models.load(checkpoint)
+    with torch.no_grad():
+        sharp.body.head.weight.mul_(100)
+    models.save(tmp_path / "sharp.pth", sharp)
+    arguments = [tmp_path / "sharp.pth", "--mode", "accurate", "--data", prepared, "--json"]
+    call(*arguments, "--out", "whole")
+    whole = json.loads(capsys.readouterr().out)
+    for options in ([], ["--deterministic"], ["--batch-views", "7"]):
+        call(*arguments, "--out", "part", "--stop-when-decided", *options)
+        part = json.loads(capsys.readouterr().out)
+        for number in ("n", "requested", "top1", "top5", "mean_class"):
+            assert part[number] == whole[number]
+        assert part["partial"] is True
+        assert 0 < part["views_saved"] < 0.5
+    found = scores.load("part")
+    assert found.meta["partial"] is True
+    assert found.signature.agg == "prob-mean-until-decided"
+    with pytest.raises(NotComparable, match="partial scores"):
+        fuse.fuse([found, scores.load("whole")])
+    call(*arguments[:-1], "--out", "said", "--stop-when-decided")
+    assert re.search(r"views       \d+\.\d % left out", capsys.readouterr().out)
+
+
+def test_stopping_is_refused_where_nothing_is_ever_certain(
+    prepared: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [checkpoint, "--mode", "accurate", "--data", prepared, "--stop-when-decided"]
+    real = protocols.get
+    for rule in ("logit-mean", "prob-max"):
+        monkeypatch.setattr(
+            protocols, "get", lambda *names, rule=rule: dataclasses.replace(real(*names), aggregation=rule)
+        )
+        with pytest.raises(DataError, match=f"--stop-when-decided: under {rule}"):
+            call(*arguments)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="--save-views keeps them all"):
+        call(*arguments, "--save-views")
 
 
 # --- the command itself ----------------------------------------------------------------------------------------------
@@ -566,4 +696,5 @@ def test_the_engine_is_given_what_was_typed(prepared: Path, checkpoint: Path, mo
     call(checkpoint, "--mode", "efficient", "--data", prepared, "--batch-views", "3", "--workers", "2",
          "--deterministic", "--device", "cpu")  # fmt: skip
     assert given == {"device": torch.device("cpu"), "dtype": "fp32", "batch_views": 3, "workers": 2,
-                     "deterministic": True, "keep_views": False}  # fmt: skip
+                     "deterministic": True, "keep_views": False, "compile": False, "stop_when_decided": False,
+                     "labels": {f"clip{number:02}": number % 4 for number in range(10)} | {"zz_gone": 0}}  # fmt: skip
