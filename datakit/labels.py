@@ -55,12 +55,12 @@ def ordered(classes: Sequence[str], order: str, dataset: Dataset | None = None) 
     )
 
 
-def choose(journal: Journal, dataset: Dataset | None, order: str) -> None:
+def choose(journal: Journal, dataset: Dataset | None, order: str, specs: Iterable[ClipSpec]) -> None:
     """Have all lists of the set written in ``order`` from now on. A file is read now and remembered.
 
     Raises as ``ordered``.
     """
-    classes = ordered(official(journal, dataset, journal.clips()), order, dataset)
+    classes = ordered(official(journal, dataset, specs), order, dataset)
     from_file = Path(order).is_file() and order not in (dataset.label_orders if dataset else _OWN_ORDERS)
     journal.set_setting("label_order", Path(order).name if from_file else order)
     journal.set_setting("label_order_classes", "\n".join(classes) if from_file else "")

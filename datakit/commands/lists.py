@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from .. import console
 from ..errors import EXIT_DONE
@@ -12,21 +13,34 @@ from . import NOT_LET_IN, Commands, add_variants, command, counted, prepared_var
 def add(commands: Commands) -> None:
     lists = command(commands, "lists", "write manifest and frame lists again from the journal")
     add_variants(lists)
+    lists.add_argument(
+        "--label-order", metavar="ORDER|FILE",
+        help="number the classes as official, mmaction2, torchvision, sorted or a file has them; kept until changed",
+    )  # fmt: skip
+    lists.add_argument(
+        "--tree", action="store_true", help="also links in VARIANT/tree/SPLIT/CLASS/, as torchvision reads them"
+    )
     lists.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import catalog, lists
+    from .. import catalog, labels, lists
     from ..annotations import JOURNAL
     from ..journal import Journal
 
-    folder = set_dir(args)
+    folder, dataset = set_dir(args), catalog.dataset(args.name)
+    variants = prepared_variants(args)
     with Journal.open(folder / JOURNAL) as journal:
+        if args.label_order:
+            labels.choose(journal, dataset, args.label_order, journal.clips())
         allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
-        counts = {
-            name: lists.write(folder, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
-            for name in prepared_variants(args)
-        }
+        if args.tree:
+            for name in variants:
+                classes, rows = lists.table(folder, catalog.variant(name), journal, dataset, allowed)
+                print(
+                    f"{folder / name / 'tree'}: {lists.write_tree(folder / name, rows, classes)} links", file=sys.stderr
+                )
+        counts = {name: lists.write(folder, catalog.variant(name), journal, dataset, allowed) for name in variants}
     if args.json:
         console.print_json("datakit-lists", {"set": args.name, "variants": counts})
     else:
