@@ -64,8 +64,8 @@ class Look:
 
 def protocol(**changes: Any) -> Protocol:
     row = {"num_clips": 3, "num_crops": 3, "short_side_px": 32, "crop_px": 32, "sampling": "mmaction2-0.x"}
-    fixed = {"name": "test", "mode": "test", "version": 1, "aggregation": "prob-mean"}
-    return Protocol(**fixed, **(row | changes))
+    fixed: dict[str, Any] = {"name": "test", "mode": "test", "version": 1, "aggregation": "prob-mean"}
+    return Protocol(**(fixed | row | changes))
 
 
 def write_video(path: Path, num_frames: int, width: int = 64, height: int = 48, seed: int = 0) -> Path:
@@ -103,7 +103,7 @@ def test_golden_pipelines_to_the_bit(golden: Path) -> None:
     cases = json.loads((golden / "mmaction2" / "pipeline.json").read_text())
     with np.load(golden / "mmaction2" / "pipeline.npz") as arrays:
         for name in ("slowonly_efficient", "slowonly_accurate", "slowonly_flow_accurate", "tsn_accurate",
-                     "tsm_accurate_twice"):  # fmt: skip
+                     "tsm_accurate_twice", "tsn_flow_5x1x3"):  # fmt: skip
             case, flow = cases[name], cases[name]["modality"] == "Flow"
             frames = arrays["flow_frames" if flow else "rgb_frames"]
             args = case["sampler_args"]
@@ -111,16 +111,55 @@ def test_golden_pipelines_to_the_bit(golden: Path) -> None:
             crops = {"CenterCrop": 1, "ThreeCrop": 3, "TenCrop": 10}[case["crop"]]
             options = {"twice_sample": True} if args.get("twice_sample") else {}
             rule = protocol(num_clips=args["num_clips"], num_crops=crops, crop_px=case["crop_size"], options=options,
-                            sampling="mmaction2-1.x" if "slowonly" in name else "mmaction2-0.x")  # fmt: skip
+                            sampling="mmaction2-0.x" if args["clip_len"] == 1 else "mmaction2-1.x")  # fmt: skip
             plan = decode.plan(len(frames), 25.0, *frames.shape[1:3], spec, rule)
             assert plan.frames.reshape(-1).tolist() == case["frame_inds"], name
             indices = np.unique(plan.frames)
             cut = infer.Views(torch.from_numpy(frames[indices]), indices, plan).cut(range(plan.num_views))
             wanted = arrays[f"{name}/uint8"]
+            if name == "tsn_flow_5x1x3":  # a stack of flows in the channels, x and y of one after the other
+                cut = cut.transpose(1, 2)
             assert np.array_equal(cut.numpy().reshape(wanted.shape), wanted), name
             if case["format"] == "NCTHW":
                 net = models.create("slowonly_r50_flow_4x16" if flow else "slowonly_tiny", num_classes=2)
                 assert np.array_equal(net.normalise(cut.float())[None].numpy(), arrays[f"{name}/normalised"]), name
+
+
+def test_mirrored_flow_has_x_negated_and_only_x(golden: Path) -> None:
+    with np.load(golden / "mmaction2" / "pipeline.npz") as arrays:
+        flow, wanted = arrays["flow_frames"][:4], arrays["flow_flip/correct_v0.24.1_semantics"]
+    rule = protocol(num_clips=1, num_crops=10, short_side_px=45, crop_px=45)
+    plan = decode.plan(4, 25.0, 45, 60, Spec(clip_len=4, frame_interval=1, input="flow"), rule)
+    cut = infer.Views(torch.from_numpy(flow), np.arange(4), plan).cut(range(10)).permute(0, 2, 3, 4, 1).numpy()
+    assert np.array_equal(cut[0], flow[:, :, :45])  # the upper left corner, then its mirror image
+    assert np.array_equal(cut[1], wanted[:, :, 15:])
+
+
+@pytest.mark.parametrize("rule", ["prob-mean", "prob-sum", "prob-max", "logit-mean", "segment-logit-mean"])
+def test_views_become_scores_by_the_rule(clips: list[Clip], rule: str) -> None:
+    """TSN and TSM as mmaction2 feeds them: frames crops outermost, then along time, in groups of num_segments."""
+    torch.manual_seed(0)
+    net = models.create("slowonly_tiny", num_classes=CLASSES, clip_len=1, frame_interval=1, num_segments=4,
+                        shift_div=8, inflate=[0, 0, 0, 0]).eval()  # fmt: skip
+    with torch.no_grad():
+        net.body.head.weight.mul_(40)
+    sampled = protocol(num_clips=4, aggregation=rule, options={"twice_sample": True})
+    outcome = run(clips[:1], net, sampled)[0]
+    with decode.reader.open(clips[0].path) as video:
+        frames = video.frames(np.arange(30))
+    single = decode.plan(30, 25.0, 48, 64, net.spec, protocol(num_clips=4, options={"twice_sample": True}))
+    x_FCTHW = infer.Views(torch.from_numpy(frames), np.arange(30), single).cut(range(24)).float()
+    segments = 4 if rule == "segment-logit-mean" else 1
+    x_VCTHW = x_FCTHW.view(24 // segments, segments, 3, 32, 32).transpose(1, 2)
+    with torch.inference_mode():
+        logits = net(net.normalise(x_VCTHW))
+    views = logits if rule == "logit-mean" else logits.softmax(dim=1)
+    wanted = {"prob-mean": views.mean(0), "prob-sum": views.sum(0), "prob-max": views.amax(0),
+              "logit-mean": views.mean(0).softmax(0), "segment-logit-mean": views.mean(0)}[rule]  # fmt: skip
+    assert outcome.views is not None
+    assert np.abs(outcome.views - views.numpy()).max() < 1e-5
+    assert np.abs(outcome.scores - wanted.numpy()).max() < 1e-5
+    assert (outcome.num_views, outcome.num_planned) == (24 // segments, 24 // segments)
 
 
 def test_views_come_crops_outermost(clips: list[Clip]) -> None:
@@ -193,7 +232,7 @@ def test_deterministic_is_equal_to_the_bit_whatever_is_around(clips: list[Clip])
     torch.manual_seed(0)
     net = models.create("slowonly_tiny", num_classes=CLASSES).eval()
     base = {outcome.id: outcome for outcome in run(clips, net, deterministic=True)}
-    for chosen, workers in ((clips[::-1], 3), (clips[2:4], 0), (clips[5:], 1)):
+    for chosen, workers in ((clips[::-1], 4), (clips[2:4], 0), (clips[5:], 1)):
         for outcome in run(chosen, net, deterministic=True, workers=workers):
             assert np.array_equal(outcome.views, base[outcome.id].views)
             assert np.array_equal(outcome.scores, base[outcome.id].scores)
