@@ -1,4 +1,4 @@
-"""Every item's outcome, in one SQLite file that one process writes.
+"""Every item's outcome, in one SQLite file that one process writes, on a disk of its own machine.
 
 ``clip``   what the list asks for, one row a clip.
 ``item``   what became of it, one row a clip and stage; ``key`` names what it was made from, ``data`` is JSON.
@@ -7,18 +7,27 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import hashlib
 import json
+import logging
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import disk, files
 from .annotations import ClipSpec
 from .errors import BadManifest, DataError, UsageError
 
 SCHEMA_VERSION = 2
+_GENERATION = "generation"
+_log = logging.getLogger(__name__)
 _CLIP_COLUMNS = (
     "id, video, split, label, start_s, end_s, source, event, event_start_s, event_end_s, cut_start_s, cut_end_s"
 )
@@ -78,12 +87,29 @@ class Journal:
                 raise UsageError(
                     f"another command is working on {path.parent}; wait for it, or stop it, and type again"
                 ) from None
-            with _connect(path) as connection:
+            except OSError as error:  # a network disk without locks
+                raise UsageError(
+                    f"{path.parent} is on a disk that cannot lock files ({error.strerror}), so nothing keeps two "
+                    f"commands apart; type --data-root with a folder on another disk"
+                ) from None
+            own = _own_path(path)
+            if own != path:
+                _seed(own, path)
+            with _connect(own) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.executescript(_TABLES)
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                yield cls(connection)
+                if own == path:
+                    yield cls(connection)
+                    return
+                _publish(own, path)  # from now on the folder says what it is
+                journal = cls(connection)
+                journal.set_setting(_GENERATION, str(_generation(own) + 1))
+                try:
+                    yield journal
+                finally:
+                    _publish(own, path)
 
     @classmethod
     @contextmanager
@@ -93,7 +119,12 @@ class Journal:
             raise UsageError(
                 f"nothing was prepared here: {path} is not there; type: python -m datakit prepare NAME --raw DIR"
             )
-        with _connect(path) as connection:
+        own = _own_path(path)
+        if own != path and _generation(own) <= _generation(path, frozen=True):
+            connecting = _connect(path, frozen=True)
+        else:
+            connecting = _connect(own)
+        with connecting as connection:
             yield cls(connection)
 
     def replace_clips(self, splits: Iterable[str], clips: Iterable[ClipSpec]) -> None:
@@ -134,21 +165,22 @@ class Journal:
 
     def clips(self) -> list[ClipSpec]:
         rows = self._connection.execute(f"SELECT {_CLIP_COLUMNS} FROM clip ORDER BY id")
-        return [
-            ClipSpec(
-                id=id_,
-                video=video,
-                split=split,
-                label=label,
-                start_s=start,
-                end_s=end,
-                source=source and Path(source),
-                event=event,
-                event_s=None if event_start is None else (event_start, event_end),
-                cut_s=None if cut_start is None else (cut_start, cut_end),
-            )
-            for id_, video, split, label, start, end, source, event, event_start, event_end, cut_start, cut_end in rows
-        ]
+        with _no_garbage():
+            return [
+                ClipSpec(
+                    id=id_,
+                    video=video,
+                    split=split,
+                    label=label,
+                    start_s=start,
+                    end_s=end,
+                    source=source and Path(source),
+                    event=event,
+                    event_s=None if times[0] is None else (times[0], times[1]),
+                    cut_s=None if times[2] is None else (times[2], times[3]),
+                )
+                for id_, video, split, label, start, end, source, event, *times in rows
+            ]
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Record outcomes, all of them or none."""
@@ -165,16 +197,21 @@ class Journal:
             )
 
     def outcomes(self, stage: str) -> dict[str, Outcome]:
-        rows = self._connection.execute(
+        """What became of every item in ``stage``. Of 650 000 clips it takes seconds and a gigabyte (docs/scale.md)."""
+        cursor = self._connection.execute(
             "SELECT id, stage, key, status, error, message, seconds, data FROM item WHERE stage = ?", (stage,)
         )
-        return {
-            row[0]: Outcome(
-                id=row[0], stage=row[1], key=row[2], status=row[3], error=row[4], message=row[5], seconds=row[6],
-                data=json.loads(row[7]),
-            )
-            for row in rows
-        }  # fmt: skip
+        found = {}
+        with _no_garbage():
+            while rows := cursor.fetchmany(1000):
+                # one document, so that equal keys are one string
+                tables = json.loads(f"[{','.join(row[7] for row in rows)}]")
+                for row, data in zip(rows, tables, strict=True):
+                    found[row[0]] = Outcome(
+                        id=row[0], stage=row[1], key=row[2], status=row[3], error=row[4], message=row[5],
+                        seconds=row[6], data=data,
+                    )  # fmt: skip
+        return found
 
     def tries(self, stage: str) -> dict[str, tuple[int, str]]:
         """How often each item was tried, and when last (UTC)."""
@@ -195,8 +232,84 @@ class Journal:
 
 
 @contextmanager
-def _connect(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(path, timeout=60)
+def _no_garbage() -> Iterator[None]:
+    """While millions of objects are made that all stay, looking through them for garbage takes half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _own_path(path: Path) -> Path:
+    """Where the journal that belongs at ``path`` is worked on: there, or, when that is on a network disk, in a folder
+    of this user on a disk of this machine. Raises ``UsageError`` when there is no such disk."""
+    if not disk.is_network(disk.file_system(path)):
+        return path
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    for folder in (
+        state / "actionkit",
+        Path(f"/var/tmp/actionkit-{os.getuid()}"),
+        Path(tempfile.gettempdir()) / "actionkit",
+    ):
+        if not disk.is_network(disk.file_system(folder)) and os.access(_nearest(folder), os.W_OK):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}-{path.name}"
+    raise UsageError(
+        f"{path} is on a network disk, where SQLite is not safe, and so are the home and temporary folders of this "
+        f"machine; set XDG_STATE_HOME to a folder on its own disk"
+    )
+
+
+def _seed(own: Path, path: Path) -> None:
+    """Have in ``own`` the journal that belongs at ``path``.
+
+    A run that was killed leaves its own copy; the next one on this machine goes on with it, unless another machine has
+    worked since: each opening counts up, and the higher count wins.
+    """
+    _log.info(
+        "%s is on %s, where SQLite is not safe: until this command ends, the journal is kept in %s",
+        path.parent, disk.file_system(path), own,
+    )  # fmt: skip
+    if not path.exists() or _generation(path, frozen=True) >= _generation(own):
+        for left in (own, own.with_name(f"{own.name}-wal"), own.with_name(f"{own.name}-shm")):
+            left.unlink(missing_ok=True)
+        if path.exists():
+            shutil.copyfile(path, own)
+
+
+def _publish(own: Path, path: Path) -> None:
+    with files.replacing(path) as part, _connect(own) as source, _connect(part) as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+
+
+def _generation(path: Path, *, frozen: bool = False) -> int:
+    """How often the journal was opened for writing on a machine's own disk; -1 when it is not there."""
+    if not path.is_file():
+        return -1
+    with _connect(path, frozen=frozen) as connection:
+        has_settings = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone()
+        if not has_settings:
+            return -1
+        row = connection.execute("SELECT value FROM setting WHERE name = ?", (_GENERATION,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _nearest(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+@contextmanager
+def _connect(path: Path, *, frozen: bool = False) -> Iterator[sqlite3.Connection]:
+    """``frozen``: nobody writes to this file, so no locks are needed (a network disk may have none)."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?immutable=1" if frozen else str(path), timeout=60, uri=frozen
+    )
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 1:  # before clips could be parts of events and of files
