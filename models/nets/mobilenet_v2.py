@@ -32,7 +32,7 @@ def widened(channels: int, widen_factor: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Widen, look around, narrow; ``shift_div`` as in ``resnet3d.shifted``, for blocks with a shortcut."""
+    """Widen, look around, narrow; ``shift_div``: see ``resnet3d.shifted``, where all three and a shortcut are there."""
 
     def __init__(self, in_channels: int, out_channels: int, *, expansion: int, stride: int, shift_div: int) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class InvertedResidual(nn.Module):
             self.conv.insert(0, ConvBN(in_channels, wide, (1, 1, 1)))
         self.act = nn.ReLU6(inplace=True)
         self.has_shortcut = stride == 1 and in_channels == out_channels
-        self.shift_div = shift_div
+        self.shift_div = shift_div if self.has_shortcut and expansion != 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = shifted(x, self.shift_div) if self.has_shortcut else x
+        out = shifted(x, self.shift_div) if self.shift_div else x
         for conv in self.conv[:-1]:
             out = self.act(conv(out))
         out = self.conv[-1](out)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 from .nonlocal_block import NonLocal
 
@@ -64,11 +64,9 @@ def shifted(x: Tensor, shift_div: int) -> Tensor:
     mmaction2 mmaction/models/backbones/resnet_tsm.py:76.
     """
     fold = x.shape[1] // shift_div
-    out = torch.zeros_like(x)
-    out[:, :fold, :-1] = x[:, :fold, 1:]
-    out[:, fold : 2 * fold, 1:] = x[:, fold : 2 * fold, :-1]
-    out[:, 2 * fold :] = x[:, 2 * fold :]
-    return out
+    from_next = pad(x[:, :fold, 1:], (0, 0, 0, 0, 0, 1))
+    from_previous = pad(x[:, fold : 2 * fold, :-1], (0, 0, 0, 0, 1, 0))
+    return torch.cat((from_next, from_previous, x[:, 2 * fold :]), dim=1)
 
 
 class Bottleneck(nn.Module):
