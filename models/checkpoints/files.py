@@ -20,12 +20,19 @@ from torch import Tensor
 
 from datakit.errors import CheckpointError
 
+from . import pickles
+
 # Where the weights may be, first match wins: averaged weights before the raw ones beside them. In mmengine's files the
 # averaged weights are under "state_dict" ("ema_state_dict" holds what they replaced), so that name is not here.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
+# "blobs" is Caffe2's.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "blobs")
 
 INERT = ("argparse.Namespace", "numpy.dtype", "numpy.ndarray", "mmengine.logging.history_buffer.HistoryBuffer")
 INERT_TABLES = ("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict", "addict.addict.Dict")
+# What reading a file that is cut, or was never a checkpoint, may raise.
+UNREADABLE = (
+    RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, struct.error, ImportError, AttributeError
+)  # fmt: skip
 # How torch names what it will not build, in its different messages.
 UNSAFE = re.compile(r"(?:GLOBAL|class|global)\W+([\w.]+)")
 
@@ -45,7 +52,10 @@ def read(path: Path, *, trust: bool = False) -> File:
     """Raises ``CheckpointError``: not there, not a checkpoint, or holding objects that could run code."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    loaded = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path, trust=trust)
+    if path.suffix == ".safetensors":
+        loaded: Any = read_safetensors(path)
+    else:
+        loaded = read_pickle(path) if pickles.is_plain(path) else read_torch(path, trust=trust)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a table of weights")
     state, how = weights_in(loaded)
@@ -66,6 +76,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def read_pickle(path: Path) -> Any:
+    try:
+        return pickles.read(path)
+    except pickle.UnpicklingError as error:
+        found = UNSAFE.search(str(error))
+        what = f"holds the object {found[1]}, no array, number or text" if found else first_line(error)
+        raise CheckpointError(f"{path}: not read: {what}") from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
+
+
 def read_torch(path: Path, *, trust: bool) -> Any:
     try:
         with torch.serialization.safe_globals(stand_ins()):
@@ -78,7 +99,7 @@ def read_torch(path: Path, *, trust: bool) -> Any:
             f"{path}: holds the object {found[1]}, no tensor or plain value: making it may run any program. "
             "If you know who wrote it and let it run its code, type: models.load(..., trust=True), --trust-checkpoint"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, struct.error, ImportError, AttributeError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
 
 

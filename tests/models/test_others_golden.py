@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 import models
+from datakit.errors import CheckpointError
 
 GATE = 1e-4  # max|difference| / max|logit|; the originals differ between two of their own backends by up to 1.3e-5
 # golden network -> the file name that people have it under
@@ -57,3 +61,67 @@ def test_logits_equal_the_originals(name: str, golden: Path, tmp_path: Path, oth
     found = difference(ours, np.array(listed["logits_f32"]).reshape(listed["logits_shape"]))
     print(f"{name}: {net.spec.name} {net.spec.origin} {found:.1e}")
     assert found < GATE
+
+
+def blob(key: str) -> str:
+    """PySlowFast's key -> the blob it comes from in a file of Caffe2."""
+    key = re.sub(r"^s1\.pathway0_stem\.conv", "conv1", key)
+    key = re.sub(r"^s1\.pathway1_stem\.conv", "t_conv1", key)
+    key = re.sub(r"^s1\.pathway0_stem\.", "res_conv1_", key)
+    key = re.sub(r"^s1\.pathway1_stem\.", "t_res_conv1_", key)
+    key = re.sub(r"^s(\d)\.pathway0_nonlocal(\d)\.(conv_)?", r"nonlocal_conv\1_\2_", key)
+    key = re.sub(r"^s(\d)\.pathway0_res(\d+)\.(branch\d)", r"res\1_\2_\3", key)
+    key = re.sub(r"^s(\d)\.pathway1_res(\d+)\.(branch\d)", r"t_res\1_\2_\3", key)
+    last = {1: "t_pool1", 2: "t_res2_2_branch2c_bn", 3: "t_res3_3_branch2c_bn", 4: "t_res4_5_branch2c_bn"}
+    key = re.sub(r"^s(\d)_fuse\.conv_f2s", lambda found: last[int(found[1])] + "_subsample", key)
+    key = re.sub(r"^s(\d)_fuse\.", lambda found: last[int(found[1])] + "_subsample_", key)
+    key = key.replace("head.projection", "pred").replace("branch2.", "branch2")
+    key = re.sub(r"bn\.(\w+)$", lambda found: "bn_" + SUFFIXES[found[1]], key)
+    return re.sub(r"\.(weight|bias)$", lambda found: "_" + found[1][0], key)
+
+
+SUFFIXES = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name", "protocol"),
+    [
+        ("psf_slowfast_4x16_r50", "SLOWFAST_4x16_R50.pkl", 2),
+        ("psf_i3d_nln_8x8_r50", "I3D_NLN_8x8_R50.pkl", 4),
+        ("psf_slow_4x16_r50", "SLOWONLY_4x16_R50.pkl", 5),
+    ],
+)
+def test_caffe2_files(name: str, file_name: str, protocol: int, golden: Path, tmp_path: Path, other_rule: Any) -> None:
+    listed = json.loads((golden / "others" / "models" / f"{name}.json").read_text())
+    state = {key: value for key, value in weights(listed, other_rule).items() if not key.endswith("batches_tracked")}
+    blobs = {blob(key): value.numpy() for key, value in state.items()}
+    assert len(blobs) == len(state)
+    blobs |= {"conv1_w_momentum": np.zeros(3, np.float32), "lr": np.float32(0.1), "model_iter": np.array([7])}
+    (tmp_path / file_name).write_bytes(pickle.dumps({"blobs": blobs}, protocol))
+    net = models.load(tmp_path / file_name)
+    assert net.spec.origin == "pyslowfast-caffe2"
+    with torch.inference_mode():
+        ours = net(torch.from_numpy(other_rule.input_for(listed["input_shape"])))
+    assert difference(ours, np.array(listed["logits_f32"]).reshape(listed["logits_shape"])) < GATE
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("echo run > /dev/null",)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(
+    "hide", [lambda evil: evil, lambda evil: np.array([evil], dtype=object)], ids=["bare", "array"]
+)
+def test_a_plain_pickle_that_runs_a_program_is_refused_by_name(
+    hide: Any, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {"conv1_w": hide(Evil())}}, protocol))
+    ran: list[str] = []
+    monkeypatch.setattr(os, "system", ran.append)
+    for trust in (False, True):
+        with pytest.raises(CheckpointError, match=rf"evil\.pkl: not read: holds the object {os.name}\.system"):
+            models.load(path, trust=trust)
+    assert not ran
