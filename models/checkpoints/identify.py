@@ -62,7 +62,8 @@ def foreign_spec(
         raise CheckpointError(f"{path}: {error}") from error
     rows = [row for row in zoo.table()["published"] if row["network"] in fitting]
     by_hash = next((row for row in rows if row["sha8"] in digests), None)
-    by_name = next((row for row in rows if published_stem(row["file"]) in path.name), None)
+    alike_named = [row for row in rows if published_stem(row["file"]) in path.name]
+    by_name = max(alike_named, key=lambda row: len(published_stem(row["file"])), default=None)
     if name and not typed:
         chosen, how = called(path, name, fitting, adapter.WORDS), "name="
     else:
@@ -205,8 +206,8 @@ def in_words(part: str, words: Sequence[str]) -> bool:
 
 
 def published_stem(file: str) -> str:
-    """A published file name without its hash and ending: what is left of it when somebody stripped the hash."""
-    return re.sub(r"-[0-9a-f]{8}\.\w+$", "", file)
+    """A published file name without date, hash and ending: what is left of it when somebody stripped them."""
+    return re.sub(r"(_\d{8})?-[0-9a-f]{8}\.\w+$", "", file)
 
 
 def num_differences(name: str, facts: Mapping[str, Any]) -> int:

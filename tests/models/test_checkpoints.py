@@ -101,6 +101,13 @@ def test_a_published_file_is_known_by_its_hash(
     assert spec.published["top1"] == 97.2
 
 
+def test_a_published_file_without_date_and_hash(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Its keys are those of a network with a pool behind the stem: only the whole name tells that it has none."""
+    path = saved(tmp_path / "slowonly_imagenet_pretrained_r50_8x4x1_64e_sthv1_rgb.pth", foreign)
+    spec = models.load(path).spec
+    assert (spec.name, spec.network["with_pool1"]) == ("slowonly_r50_8x4_nopool", False)
+
+
 def test_own_training_by_file_name(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
     net = models.load(saved(tmp_path / "my_slowonly_resnet50_8x8x1_epoch_9.pth", foreign))
     assert (net.spec.name, net.spec.known["name"]) == ("slowonly_r50_8x8", "file name")
