@@ -127,7 +127,7 @@ class Recognizer(nn.Module):
         if self.spec.input == "rgb-diff":
             x = x[:, :, 1::2] - x[:, :, 0::2]
         x = (x - self.mean) / self.std
-        stacked = self.spec.network["in_channels"] // x.shape[1]
+        stacked = self.spec.network.get("in_channels", x.shape[1]) // x.shape[1]
         if stacked > 1:
             x = x.unflatten(2, (-1, stacked)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
         return x
