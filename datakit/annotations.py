@@ -23,6 +23,8 @@ VIDEO_SUFFIXES = frozenset(
         *("mp4", "mpeg", "mpg", "mts", "ogv", "rm", "ts", "vob", "webm", "wmv"),
     )
 )
+# The first of a numbered series of pictures: 00001.jpg, img_00000.jpg; of flow beside them its own.
+_FIRST_PICTURE = re.compile(r".*?(?<![0-9])0*[01]\.jpe?g", re.IGNORECASE)
 JOURNAL = "journal.sqlite"  # in the folder of every prepared set
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -162,12 +164,17 @@ def class_folders(raw: Path, default_split: str) -> tuple[list[ClipSpec], int]:
     """Videos below ``raw``, labelled by the folder they lie in; a folder named train, val or test sets the split.
 
     raw/archery/a.mp4 -> archery;  raw/val/archery/a.mp4 -> archery, split val;  raw/a.mp4 -> no label.
+    A folder of numbered JPEG files is a video too: raw/archery/a/00001.jpg -> clip a, archery.
     Returns the clips and how many other files were passed over. Raises ``UsageError`` when there is no video at all.
     """
     entries: list[tuple[Path, str | None, str]] = []
     passed_over = 0
-    for path in sorted(files_below(raw)):
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
+    files = sorted(files_below(raw))
+    pictures = {path.parent for path in files if _FIRST_PICTURE.fullmatch(path.name)} - {raw}
+    for path in sorted([*pictures, *files]):
+        if path.parent in pictures:
+            continue
+        if path not in pictures and path.suffix.lower() not in VIDEO_SUFFIXES:
             passed_over += 1
             continue
         folders = path.relative_to(raw).parent.parts

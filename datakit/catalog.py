@@ -13,12 +13,16 @@ import manifests
 
 from .errors import BadManifest, UsageError
 
+FRAMES_SUFFIX = "-frames"
+_ONLY_IN_MP4 = ("crf", "preset", "x264", "gop_frames", "threads", "cpu_independent")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One way to re-encode a video (``manifests/variants.toml``).
 
     Either ``short_side_px`` (aspect kept) or both ``width_px`` and ``height_px`` (aspect lost) or none (size kept).
+    ``container`` "mp4" is one file a clip, "frames" a folder of JPEG files; its name then ends in ``-frames``.
     """
 
     name: str
@@ -44,16 +48,17 @@ class Variant:
     upscale: bool
     threads: int
     cpu_independent: bool
+    jpeg_qscale: int = 0
 
     def __post_init__(self) -> None:
         allowed = {
-            "container": {"mp4"},
-            "codec": {"libx264"},
+            "container": {"mp4", "frames"},
+            "codec": {"mjpeg" if self.container == "frames" else "libx264"},
             "frame_timing": {"passthrough"},
             "rotation": {"apply"},
             "pixel_aspect": {"apply"},
-            "colour_matrix": {"keep"},
-            "colour_range": {"limited"},
+            "colour_matrix": {"bt601" if self.container == "frames" else "keep"},
+            "colour_range": {"full" if self.container == "frames" else "limited"},
             "hdr": {"refuse"},
             "interlaced": {"keep"},
         }
@@ -84,9 +89,10 @@ class Variant:
         return _even(displayed_width * scale), _even(displayed_height * scale)
 
     def definition(self) -> dict[str, Any]:
-        """Every field but the name, as it is hashed."""
+        """Every field that says something about this container's files, as it is hashed."""
         table = asdict(self)
-        del table["name"]
+        for key in ("name", *(_ONLY_IN_MP4 if self.container == "frames" else ("jpeg_qscale",))):
+            del table[key]
         return table
 
     @property
@@ -214,16 +220,32 @@ class Dataset:
 
 
 def variant(name: str) -> Variant:
-    """The variant of that name, defaults filled in. Raises ``UsageError`` with the names there are."""
+    """The variant of that name, defaults filled in; ``256p-frames`` is 256p as folders of JPEG files.
+
+    Raises ``UsageError`` with the names there are.
+    """
     table = manifests.read("variants")
     defaults = table.pop("defaults")
-    if name not in table:
+    as_frames = {"container": "frames", **defaults.pop("frames")}
+    base = name.removesuffix(FRAMES_SUFFIX)
+    if base not in table:
         raise UsageError(f"no variant {name!r}; type --variant with one of: {', '.join(table)}")
-    entry = {**defaults, **table[name]}
-    _check(entry, Variant, f"variants.toml [{name}]")
+    entry = {**defaults, **table[base], **(as_frames if base != name else {})}
+    _check(entry, Variant, f"variants.toml [{base}]")
     for key in ("scaler_flags", "x264"):
         entry[key] = tuple(entry[key])
     return Variant(name=name, **entry)
+
+
+def in_container(name: str, container: str | None, dataset: Dataset | None) -> str:
+    """The variant's name with the suffix of its container. ``None``: frames where the data set's sources are folders of
+    pictures and the variant is just them, else mp4."""
+    base = name.removesuffix(FRAMES_SUFFIX)
+    if container == "mp4" and base != name:
+        raise UsageError(f"{name} is folders of pictures; type --variant {base}, or --container frames")
+    keeps_size = not {"short_side_px", "width_px"} & manifests.read("variants").get(base, {}).keys()
+    its_own = container is None and dataset is not None and bool(dataset.layout.frame_names) and keeps_size
+    return f"{base}{FRAMES_SUFFIX}" if container == "frames" or its_own else name
 
 
 def variant_names() -> list[str]:

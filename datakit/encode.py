@@ -1,16 +1,20 @@
 """One decode of a source, every variant of it written, each checked by decoding it before it gets its name.
 
+A source is a video file or a folder of JPEG files, and so is what is made of it.
+
 The bytes depend on the source and the variant, not on the machine: one x264 thread, choices that do not depend on the
 processor, a bit-exact scaler, no date or version in the container (measured: README, "same bytes").
 A finished file carries, in its comment tag, the hash of its source and of its encoder settings; so whatever happens to
-the journal, a file under its final name says what it is.
+the journal, a file under its final name says what it is. Of a folder the first file does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +28,10 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
+from . import folders
 from .catalog import Variant
 from .errors import Retryable, ToolMissing, Unreadable
+from .probe import Checked as Checked
 from .probe import Part
 from .reader import video_stream
 
@@ -37,22 +43,6 @@ _QUIETLY = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info", "
 _HARMLESS = re.compile(r"mmco: unref short failure|co located POCs unavailable|non[- ]monoton|out of order")
 _IS_ERROR = re.compile(r"\[(error|fatal|panic)\] ?")
 _NEW_SIZE = re.compile(r"Reconfiguring filter graph because video parameters changed to .*?\b(\d+)x(\d+)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What decoding a finished file found."""
-
-    frames: int
-    width: int
-    height: int
-    fps: float
-    duration_s: float
-    keyframes: tuple[int, ...]
-    bytes: int
-    sha256: str
-    content_sha256: str
-    tag: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +80,26 @@ def tag_for(source_sha256: str, encode_key: str, part: Part | None = None) -> st
 
 
 def encode(
-    source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], work: Path, part: Part | None = None
+    source: Path,
+    jobs: Sequence[tuple[Variant, tuple[int, int], str]],
+    work: Path,
+    part: Part | None = None,
+    *,
+    fps: float = 0.0,
 ) -> list[Encoded]:
-    """Write one file into ``work`` for every (variant, (width, height), tag): one ffmpeg, one decode.
+    """Write one file, or one folder of JPEGs, into ``work`` for every (variant, (width, height), tag): one ffmpeg, one
+    decode.
 
-    ``part``: only these frames of the source. Raises ``Unreadable`` when ffmpeg cannot make a picture of the source,
-    ``Retryable`` when the machine is at fault (disk full, killed, too slow). The files are decoded and counted here,
-    and have no final name yet.
+    ``part``: only these frames of the source; ``fps`` of a source that is a folder. Raises ``Unreadable`` when ffmpeg
+    cannot make a picture of the source, ``Retryable`` when the machine is at fault (disk full, killed, too slow). The
+    files are decoded and counted here, and have no final name yet.
     """
+    if source.is_dir():
+        linked = folders.numbered_links(source, work)
+        try:
+            return _encode(linked, jobs, work, None, fps)
+        finally:
+            discard([linked])
     encoded = _encode(source, jobs, work, part)
     if part is not None and part.seek_s is not None and encoded[0].checked.frames != part.num_packets:
         # The seek landed elsewhere, or the part is damaged: what is right is what a decode from the start gives.
@@ -107,11 +109,14 @@ def encode(
 
 
 def _encode(
-    source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], work: Path, part: Part | None
+    source: Path, jobs: Sequence[tuple[Variant, tuple[int, int], str]], work: Path, part: Part | None, fps: float = 0.0
 ) -> list[Encoded]:
     parts = [work / f"{uuid.uuid4().hex}.part" for _ in jobs]
+    for path, (variant, _, _) in zip(parts, jobs, strict=True):
+        if variant.container == "frames":
+            path.mkdir()
     try:
-        done = _run(_command(source, jobs, parts, part))
+        done = _run(_command(source, jobs, parts, part, fps), work)
         complaints = _plain(done.stderr)
         # Killed, or asked to stop (Ctrl-C, kill), which ends in 255 without a word at this level.
         stopped = done.returncode < 0 or done.returncode == 255
@@ -121,7 +126,9 @@ def _encode(
             raise Unreadable(complaints or f"ffmpeg ended with code {done.returncode}")
         new_sizes = tuple((int(width), int(height)) for width, height in _NEW_SIZE.findall(done.stderr))
         encoded = []
-        for path, (_, size, tag) in zip(parts, jobs, strict=True):
+        for path, (variant, size, tag) in zip(parts, jobs, strict=True):
+            if variant.container == "frames":
+                folders.write_tag(path, tag)
             checked = check(path)
             if (checked.width, checked.height) != size or checked.tag != tag:
                 raise Retryable(f"asked for {size[0]}x{size[1]}, got {checked.width}x{checked.height}")
@@ -137,10 +144,12 @@ def _encode(
 
 def complaints(source: Path, part: Part | None = None) -> str:
     """What ffmpeg says when it decodes ``source`` and throws the pictures away: empty for a sound file."""
-    picture = _cut(_picture(source, part), part)
-    graph = ffmpeg.output(picture, "-", f="null", fps_mode="passthrough").global_args(*_QUIETLY)
-    done = _run([str(word) for word in graph.compile(cmd=ffmpeg_program())])
-    said = _plain(done.stderr)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        readable = folders.numbered_links(source, work) if source.is_dir() else source
+        picture = _cut(_picture(readable, part, fps=25), part)
+        graph = ffmpeg.output(picture, "-", f="null", fps_mode="passthrough").global_args(*_QUIETLY)
+        said = _plain(_run([str(word) for word in graph.compile(cmd=ffmpeg_program())], work).stderr)
     return complaints_of_part(source, part) if said and part is not None else said
 
 
@@ -178,20 +187,27 @@ def complaints_of_part(source: Path, part: Part) -> str:
     return _plain("\n".join(f"[error] {text}" for text in said))
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], work: Path) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS_PER_SOURCE)
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SECONDS_PER_SOURCE, cwd=work
+        )
     except subprocess.TimeoutExpired:
         raise Retryable(f"ffmpeg took more than {SECONDS_PER_SOURCE} s") from None
 
 
 def discard(parts: Sequence[Path]) -> None:
     for part in parts:
-        part.unlink(missing_ok=True)
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def check(path: Path) -> Checked:
     """Decode ``path`` to the end and say what is in it. Raises ``Unreadable``: then it is no finished file."""
+    if path.is_dir():
+        return folders.check(path)
     content = hashlib.sha256()
     frames = 0
     keyframes = []
@@ -244,7 +260,9 @@ def samples_of(frame: av.VideoFrame) -> Iterator[memoryview | bytes]:
 
 
 def read_tag(path: Path) -> str:
-    """The comment tag of a file, without decoding it; empty when there is none."""
+    """The comment tag of a file or folder, without decoding it; empty when there is none."""
+    if path.is_dir():
+        return folders.read_tag(path)
     try:
         with av.open(str(path)) as container:
             return str(container.metadata.get("comment", ""))
@@ -262,53 +280,77 @@ def _command(
     jobs: Sequence[tuple[Variant, tuple[int, int], str]],
     parts: Sequence[Path],
     part: Part | None = None,
+    fps: float = 0.0,
 ) -> list[str]:
-    video = _cut(_picture(source, part), part)
+    video = _cut(_picture(source, part, fps), part)
     branches = video.split() if len(jobs) > 1 else [video]
     outputs = []
     for number, ((variant, (width, height), tag), path) in enumerate(zip(jobs, parts, strict=True)):
         branch = branches[number] if len(jobs) > 1 else video
+        matrix = {} if variant.colour_matrix == "keep" else {"out_color_matrix": variant.colour_matrix}
         picture = branch.filter(
             "scale",
             w=width,
             h=height,
             flags="+".join([variant.scaler, *variant.scaler_flags]),
-            out_range={"limited": "tv"}[variant.colour_range],
+            out_range={"limited": "tv", "full": "pc"}[variant.colour_range],
+            **matrix,
         )
         picture = picture.filter("setsar", "1").filter("format", variant.pixel_format)
-        x264 = [
-            f"threads={variant.threads}",
-            *variant.x264,
-            *(["cpu-independent=1"] if variant.cpu_independent else []),
-        ]
-        options = {
-            "c:v": variant.codec,
-            "preset": variant.preset,
-            "crf": variant.crf,
-            "g": variant.gop_frames,
-            "flags:v": "+cgop+bitexact",
-            "threads": variant.threads,
-            "x264-params": ":".join(x264),
-            "fps_mode": variant.frame_timing,
-            "enc_time_base": "filter",  # the source's own clock: two frames never share a time stamp after rounding
-            "map_metadata": -1,
-            "metadata": f"comment={tag}",
-            "fflags": "+bitexact",
-            "movflags": "+faststart",
-            "f": variant.container,
-        }
-        outputs.append(ffmpeg.output(picture, f"file:{path}", **options))
+        if variant.container == "frames":
+            # Below ``work``, where ffmpeg runs: a % in the path of the data root is no pattern.
+            outputs.append(ffmpeg.output(picture, f"{path.name}/{folders.PATTERN}", **_jpeg_options(variant)))
+        else:
+            outputs.append(ffmpeg.output(picture, f"file:{path}", **_mp4_options(variant, tag)))
     graph = ffmpeg.merge_outputs(*outputs) if len(outputs) > 1 else outputs[0]
     return [str(word) for word in graph.global_args(*_QUIETLY).compile(cmd=ffmpeg_program())]
 
 
-def _picture(source: Path, part: Part | None) -> Any:
-    """The first video stream that is no cover picture, as ``reader.video_stream`` picks it."""
+def _mp4_options(variant: Variant, tag: str) -> dict[str, Any]:
+    x264 = [f"threads={variant.threads}", *variant.x264, *(["cpu-independent=1"] if variant.cpu_independent else [])]
+    return {
+        "c:v": variant.codec,
+        "preset": variant.preset,
+        "crf": variant.crf,
+        "g": variant.gop_frames,
+        "flags:v": "+cgop+bitexact",
+        "threads": variant.threads,
+        "x264-params": ":".join(x264),
+        "fps_mode": variant.frame_timing,
+        "enc_time_base": "filter",  # the source's own clock: two frames never share a time stamp after rounding
+        "map_metadata": -1,
+        "metadata": f"comment={tag}",
+        "fflags": "+bitexact",
+        "movflags": "+faststart",
+        "f": variant.container,
+    }
+
+
+def _jpeg_options(variant: Variant) -> dict[str, Any]:
+    return {
+        "c:v": variant.codec,
+        "q:v": variant.jpeg_qscale,
+        "dct": "int",  # in C on every processor
+        "huffman": "optimal",
+        "flags:v": "+bitexact",
+        "threads": 1,
+        "fps_mode": variant.frame_timing,
+        "enc_time_base": "filter",
+        "f": "image2",
+        "start_number": 1,
+    }
+
+
+def _picture(source: Path, part: Part | None, fps: float) -> Any:
+    """The first video stream that is no cover picture, as ``reader.video_stream`` picks it. A folder is one of ours."""
+    if source.is_dir():
+        numbered = {"f": "image2", "framerate": fps, "start_number": 1}
+        return ffmpeg.input(f"{source.name}/{folders.PATTERN}", threads=1, flags="+bitexact", **numbered)["V"]
     # Times stay the file's own, so that the cut can name its first tick; the seek only saves decoding what is before.
     own_times = {"copyts": None} if part else {}
     seek = {"ss": f"{part.seek_s:.6f}", "seek_timestamp": 1, "noaccurate_seek": None} if part and part.seek_s else {}
     # The path goes in as file:..., so that a name such as "-a:b.mp4" is a name and not an option or a protocol.
-    return ffmpeg.input(f"file:{source}", threads=1, flags="+bitexact", **own_times, **seek)["V"]
+    return ffmpeg.input(f"file:{source.absolute()}", threads=1, flags="+bitexact", **own_times, **seek)["V"]
 
 
 def _cut(picture: Any, part: Part | None) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import catalog
 from .annotations import ClipSpec, safe_name
-from .catalog import Variant
+from .catalog import Dataset, Variant
 
 SOURCE_STAGE = "source"
 FILE_STAGE = "file"  # a file that holds several clips: hashed and measured once, its id is its path
@@ -16,10 +16,11 @@ def stage_of(variant: str) -> str:
     return f"encode:{variant}"
 
 
-def final_path(spec: ClipSpec) -> Path:
-    """Where a clip's file lies below the folder of its variant: ``split/class/id.mp4``."""
-    parts = [spec.split, *([safe_name(spec.label)] if spec.label else []), f"{safe_name(spec.id)}.mp4"]
-    return Path(*parts)
+def final_path(spec: ClipSpec, variant: Variant, dataset: Dataset | None) -> Path:
+    """Where a clip's file or folder lies below the folder of its variant: ``split/class/id.mp4``, or without class."""
+    in_class = dataset is None or dataset.layout.class_folders
+    name = safe_name(spec.id) + ("" if variant.container == "frames" else f".{variant.container}")
+    return Path(spec.split, *([safe_name(spec.label)] if spec.label and in_class else []), name)
 
 
 def key(source_sha256: str, variant: Variant, spec: ClipSpec) -> str:

@@ -32,6 +32,9 @@ from .catalog import Dataset, Variant
 from .errors import BadManifest, UsageError
 from .journal import Journal, Outcome
 from .layout import SOURCE_STAGE, final_path, key, stage_of
+from .sources import reasons
+
+TREE = "tree"
 
 
 def write(
@@ -39,8 +42,9 @@ def write(
 ) -> dict[str, int]:
     """Write everything that describes ``set_dir/variant``; returns how many clips have which status."""
     folder = set_dir / variant.name
-    for stale in folder.rglob("*.part"):
-        stale.unlink()  # of a run that was killed; the journal's lock says that nobody else is writing here
+    # Of a run that was killed; the journal's lock says that nobody else is writing here.
+    places = {folder, folder / "lists"} | {folder / final_path(s, variant, dataset).parent for s in journal.clips()}
+    encode.discard([stale for place in places for stale in place.glob("*.part")])
     classes, rows = table(set_dir, variant, journal, dataset, allow_damaged)
     order, _ = labels.in_force(journal, dataset, journal.clips())
     write_lists(folder, rows, classes, order)
@@ -56,10 +60,22 @@ def table(
     _, classes = labels.in_force(journal, dataset, specs)
     sources = journal.outcomes(SOURCE_STAGE)
     made = journal.outcomes(stage_of(variant.name))
+    unfetched = reasons(journal)
     order = {label: number for number, label in enumerate(classes)}
     folder = set_dir / variant.name
     rows = [
-        _row(spec, sources.get(spec.id), made.get(spec.id), variant, folder, order, allow_damaged) for spec in specs
+        _row(
+            spec,
+            sources.get(spec.id),
+            made.get(spec.id),
+            unfetched.get(spec.id),
+            variant,
+            folder,
+            final_path(spec, variant, dataset),
+            order,
+            allow_damaged,
+        )
+        for spec in specs
     ]
     return classes, rows
 
@@ -68,8 +84,10 @@ def _row(
     spec: ClipSpec,
     source: Outcome | None,
     made: Outcome | None,
+    unfetched: Outcome | None,
     variant: Variant,
     folder: Path,
+    path: Path,
     order: dict[str, int],
     allow_damaged: float,
 ) -> dict[str, Any]:
@@ -82,12 +100,13 @@ def _row(
         "source": spec.source.name if spec.source else None,
         "reason": None,
     }
-    path = final_path(spec)
     if made is not None and made.key and (source is None or made.key != key(source.key, variant, spec)):
         made = None  # made from another source or by another definition of the variant
     if made is None:
         if spec.source is not None and spec.source.exists():
             return {**row, "status": "pending"}
+        if spec.source is None and unfetched is not None:
+            return {**row, "status": unfetched.error.lower(), "reason": unfetched.message}
         return {
             **row,
             "status": "missing",
@@ -161,7 +180,7 @@ def _reachable(folder: Path, row: dict[str, Any]) -> str:
 def _link(row: dict[str, Any]) -> Path:
     suffix = row["path"].removeprefix(stem(row["path"]))
     name = f"{safe_name(row['id'])}{suffix}"
-    return Path("tree", row["split"], *([safe_name(row["label"])] if row["label"] else []), name)
+    return Path(TREE, row["split"], *([safe_name(row["label"])] if row["label"] else []), name)
 
 
 def write_tree(folder: Path, rows: Iterable[dict[str, Any]], classes: Sequence[str]) -> int:
@@ -174,13 +193,13 @@ def write_tree(folder: Path, rows: Iterable[dict[str, Any]], classes: Sequence[s
     names = Counter(_link(row) for row in linked)
     if names and names.most_common(1)[0][1] > 1:
         raise BadManifest(f"{folder}: two clips would both be {names.most_common(1)[0][0]}; rename one of them")
-    part, final = folder / f"tree.{uuid.uuid4().hex}.part", folder / "tree"
+    part, final = folder / f"tree.{uuid.uuid4().hex}.part", folder / TREE
     try:
         for split in {row["split"] for row in linked}:
             for name in classes:
                 (part / split / safe_name(name)).mkdir(parents=True)
         for row in linked:
-            link = part / _link(row).relative_to("tree")
+            link = part / _link(row).relative_to(TREE)
             # tree/split/class/link -> the file, three folders up
             target = row["path"] if Path(row["path"]).is_absolute() else Path("../../..", row["path"])
             link.symlink_to(target)

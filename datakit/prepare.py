@@ -14,21 +14,25 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import catalog, console, encode, files, labels, lists, manifest, probe, runner
+from . import catalog, console, encode, fetch, files, folders, labels, lists, manifest, probe, runner
 from .annotations import JOURNAL, ClipSpec
 from .asked import clips_asked_for
-from .catalog import Variant
+from .catalog import Dataset, Layout, Variant
 from .errors import Damaged, ItemError, Refused, Retryable, UsageError
 from .journal import Journal, Outcome
 from .layout import FILE_STAGE, SOURCE_STAGE, final_path, key, stage_of
+from .probe import Checked
+from .sources import Options, reasons
 
 # A clip may be cut generously, but a file of minutes under the name of a ten-second clip is the video it was cut from.
 LONGEST_SHARE, LONGEST_MORE_S = 1.5, 5.0
+COPY = "copy"  # instead of a tag
 CUT_OUT = "cut out of the whole video"
+FOLDER_FPS = 25.0  # of folders of pictures, when neither the data set's manifest nor the user says their rate
 SAME_SHAPE = 0.02  # pictures whose width : height differ by less were meant to have the same shape
 
 
@@ -47,7 +51,9 @@ class Request:
     limit: int | None
     allow_damaged: float
     retry_failed: bool
+    folder_fps: float | None = None
     label_order: str | None = None
+    fetching: Options = field(default_factory=Options)
 
     @property
     def set_dir(self) -> Path:
@@ -73,14 +79,17 @@ class Target:
 class Facts:
     """What is known of a source whose size and time stamp are ``stat``."""
 
-    stat: list[int]
+    stat: list[float]
     sha256: str
     info: probe.MediaInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One source and what is to be made of it."""
+    """One source and what is to be made of it.
+
+    ``folder_fps`` is the rate of a source that is a folder of pictures, ``frame_names`` what they are called in a copy.
+    """
 
     spec: ClipSpec
     source: Path
@@ -88,6 +97,8 @@ class Job:
     work: Path
     allow_damaged: float
     facts: Facts | None = None
+    folder_fps: float = FOLDER_FPS
+    frame_names: str = folders.NAMES
 
     @property
     def id(self) -> str:
@@ -105,14 +116,14 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
         raise UsageError(f"{request.raw} is where the prepared set would go; type another NAME or --data-root DIR")
     with Journal.open(request.set_dir / JOURNAL) as journal:
         splits, specs = clips_asked_for(request, dataset, journal)
-        journal.replace_clips(splits, specs)
         if request.label_order:
-            labels.choose(journal, dataset, request.label_order)
+            labels.choose(journal, dataset, request.label_order, [*journal.clips(), *specs])
         journal.set_setting("allow_damaged", str(request.allow_damaged))
         journal.add_to_setting("variants", [variant.name for variant in request.variants])
         work = _fresh_work_folder(request.set_dir)
         try:
-            jobs = list(_jobs(request, journal, specs, work))
+            specs = _with_files(request, dataset, journal, splits, specs, work)
+            jobs = list(_jobs(request, dataset, journal, specs, work))
             if request.limit is not None:
                 jobs = jobs[: request.limit]
             _say_what_comes(request, specs, jobs)
@@ -122,22 +133,60 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
         counts = {}
         for variant in request.variants:
             counts[variant.name] = lists.write(request.set_dir, variant, journal, dataset, request.allow_damaged)
-            _say_what_is_stray(request.set_dir / variant.name)
+            _say_what_is_stray(request.set_dir, variant)
     return counts
 
 
-def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: Path) -> Iterator[Job]:
+def fetch_only(request: Request) -> dict[str, int]:
+    """Only have the videos here; returns how many clips have their file, and why others do not."""
+    dataset = catalog.dataset(request.name)
+    if dataset is None:
+        raise UsageError(
+            f"no manifest describes {request.name}; type: python -m datakit prepare {request.name} --raw DIR"
+        )
+    with Journal.open(request.set_dir / JOURNAL) as journal:
+        splits, specs = clips_asked_for(request, dataset, journal)
+        work = _fresh_work_folder(request.set_dir)
+        try:
+            specs = _with_files(request, dataset, journal, splits, specs, work)
+        finally:
+            shutil.rmtree(work.parent, ignore_errors=True)
+        why = reasons(journal)
+    statuses = ("ok" if spec.source else why[spec.id].error.lower() if spec.id in why else "pending" for spec in specs)
+    return dict(Counter(statuses))
+
+
+def _with_files(
+    request: Request, dataset: Dataset | None, journal: Journal, splits: set[str], specs: list[ClipSpec], work: Path
+) -> list[ClipSpec]:
+    """The clips with their files, fetched where that is needed; the journal knows them from here on."""
+    if dataset is None:
+        journal.replace_clips(splits, specs)
+        return specs
+    raw = Path(known) if (known := journal.setting("raw")) else None
+    return fetch.with_files(
+        splits, specs, dataset, request.set_dir, raw, journal, request.fetching,
+        num_jobs=request.num_jobs, limit=request.limit, notes=work,
+    )  # fmt: skip
+
+
+def _jobs(
+    request: Request, dataset: Dataset | None, journal: Journal, specs: Iterable[ClipSpec], work: Path
+) -> Iterator[Job]:
     """What is left to do, found from the journal and the disk without reading a video."""
     sources = journal.outcomes(SOURCE_STAGE)
     before = {variant.name: journal.outcomes(stage_of(variant.name)) for variant in request.variants}
+    layout = dataset.layout if dataset else Layout()
+    folder_fps = request.folder_fps or layout.fps or FOLDER_FPS
     for spec in specs:
         if spec.source is None or not spec.source.exists():
             continue
-        unchanged = spec.id in sources and sources[spec.id].data["stat"] == _stat(spec.source)
+        unchanged = spec.id in sources and sources[spec.id].data["stat"] == _source_stat(spec.source, folder_fps)
         source_sha256 = sources[spec.id].data["sha256"] if unchanged else None
         targets = []
         for variant in request.variants:
-            target = Target(variant=variant, folder=request.set_dir / variant.name, name=str(final_path(spec)))
+            name = str(final_path(spec, variant, dataset))
+            target = Target(variant=variant, folder=request.set_dir / variant.name, name=name)
             known = before[variant.name].get(spec.id)
             if known is not None and source_sha256 and known.key == key(source_sha256, variant, spec):
                 if _settled(known, target.path, request):
@@ -151,6 +200,8 @@ def _jobs(request: Request, journal: Journal, specs: Iterable[ClipSpec], work: P
                 targets=tuple(targets),
                 work=work,
                 allow_damaged=request.allow_damaged,
+                folder_fps=folder_fps,
+                frame_names=layout.frame_names or folders.NAMES,
             )
 
 
@@ -183,7 +234,7 @@ def _look_at(path: Path) -> Outcome:
 def _settled(known: Outcome, path: Path, request: Request) -> bool:
     """Nothing to do: the file is there as it was left, or it failed in a way that trying again would not change."""
     if "stat" in known.data:
-        return path.is_file() and known.data["stat"] == _stat(path)
+        return path.exists() and known.data["stat"] == _stat(path)
     if known.status == "damaged":
         return not request.retry_failed and known.data["share"] < request.allow_damaged
     return not request.retry_failed and known.error not in {"Retryable", "WorkerDied", "Bug"}
@@ -223,11 +274,13 @@ def _rows(outcome: Outcome, job: Job) -> list[Outcome]:
 
 def encode_source(job: Job) -> Outcome:
     """In a worker: make what is missing of one source. The outcome's data say what became of each variant."""
-    stat = _stat(job.source)
+    stat = _source_stat(job.source, job.folder_fps)
     facts = job.facts if job.facts is not None and job.facts.stat == stat else None
-    source_sha256 = facts.sha256 if facts else encode.sha256_file(job.source)
+    source_sha256 = ""
     try:
-        made = _make(job, source_sha256, facts.info if facts else probe.media_info(job.source))
+        source_sha256 = facts.sha256 if facts else _source_sha256(job.source, job.folder_fps)
+        info = facts.info if facts else probe.media_info(job.source, job.folder_fps)
+        made = _make(job, source_sha256, info)
     except ItemError as error:
         message = str(error).replace(f"{job.source}: ", "").replace(f"{job.source.name}: ", "")
         made = {
@@ -258,18 +311,29 @@ def _make(job: Job, source_sha256: str, info: probe.MediaInfo) -> dict[str, dict
     targets = [target for target in job.targets if target.variant.name not in refused]
     if not targets:
         return refused
-    tags = {target: encode.tag_for(source_sha256, target.variant.encode_key(sizes[target]), part) for target in targets}
-    checked = {target: kept for target in targets if (kept := _keep(target, tags[target])) is not None}
+    tags = {
+        target: COPY
+        if _is_copy(job, target)
+        else encode.tag_for(source_sha256, target.variant.encode_key(sizes[target]), part)
+        for target in targets
+    }
+    checked = {
+        target: kept for target in targets if (kept := _keep(job, target, tags[target], source_sha256)) is not None
+    }
     groups: dict[str, list[Target]] = {}
     for target in targets:
         if target not in checked:
             groups.setdefault(tags[target], []).append(target)
+    copies = groups.pop(COPY, [])
     orders = [(group[0].variant, sizes[group[0]], tag) for tag, group in groups.items()]
-    encoded = encode.encode(job.source, orders, job.work, part) if orders else []
+    encoded = encode.encode(job.source, orders, job.work, part, fps=job.folder_fps) if orders else []
+    made = list(zip(encoded, groups.values(), strict=True))
     try:
+        if copies:
+            made.append((_copied(job), copies))
         if encoded:
             _refuse_changing_shape((shown.width, shown.height), encoded[0].new_sizes)
-        for one, group in zip(encoded, groups.values(), strict=True):
+        for one, group in made:
             checked.update(dict.fromkeys(group, one.checked))
         counts = {one.frames for one in checked.values()}
         if len(counts) > 1:
@@ -279,29 +343,49 @@ def _make(job: Job, source_sha256: str, info: probe.MediaInfo) -> dict[str, dict
         if moment and not job.spec.cut_s:
             verdict["message"] = "; ".join(filter(None, [_cut_out(moment, info), verdict["message"]]))
         if verdict["status"] == "ok" or verdict["data"]["share"] >= job.allow_damaged:
-            for one, group in zip(encoded, groups.values(), strict=True):
+            for one, group in made:
                 for target in group:
                     _place(one.part, target.path)
     finally:
-        encode.discard([one.part for one in encoded])
+        encode.discard([one.part for one, _ in made])
     return refused | {
-        target.variant.name: {**verdict, "data": {**verdict["data"], **_facts(checked[target], target)}}
+        target.variant.name: {**verdict, "data": {**verdict["data"], **_facts(checked[target], target, info.fps)}}
         for target in targets
     }
 
 
-def _keep(target: Target, tag: str) -> encode.Checked | None:
+def _is_copy(job: Job, target: Target) -> bool:
+    """Whether the variant is the source's own JPEG files: nothing that was encoded once is encoded again."""
+    variant = target.variant
+    return job.source.is_dir() and variant.container == "frames" and not variant.short_side_px and not variant.width_px
+
+
+def _copied(job: Job) -> encode.Encoded:
+    part = job.work / f"{uuid.uuid4().hex}.part"
+    try:
+        folders.copy(job.source, part, job.frame_names)
+        return encode.Encoded(part=part, checked=encode.check(part), complaints="")
+    except BaseException:
+        encode.discard([part])
+        raise
+
+
+def _keep(job: Job, target: Target, tag: str, source_sha256: str) -> Checked | None:
     """A file that already has the final name and says it is what we would make: taken if it is whole.
 
     A clip that changed its label or split is such a file under its old name.
     """
     old = target.folder / target.old_name
-    if not target.path.exists() and old.is_file():
+    if not target.path.exists() and target.old_name and old.exists():
         target.path.parent.mkdir(parents=True, exist_ok=True)
         old.replace(target.path)
-    if not target.path.is_file() or encode.read_tag(target.path) != tag:
+    if not target.path.exists():
         return None
     try:
+        if tag == COPY and _source_sha256(target.path, job.folder_fps) != source_sha256:
+            return None
+        if tag != COPY and encode.read_tag(target.path) != tag:
+            return None
         checked = encode.check(target.path)
     except ItemError:
         return None
@@ -355,6 +439,14 @@ def _verdict(frames: int, info: probe.MediaInfo | probe.Part, complaints: str) -
 def _place(part: Path, final: Path) -> None:
     """Give a checked file its final name. Several names may share it: equal encodes are stored once if links work."""
     final.parent.mkdir(parents=True, exist_ok=True)
+    if part.is_dir():
+        twin = final.with_name(f"{uuid.uuid4().hex}.part")  # beside it: the variant's folder may be on another disk
+        try:
+            folders.twin(part, twin)
+            folders.place(twin, final)
+        finally:
+            encode.discard([twin])
+        return
     link = part.with_name(f"{uuid.uuid4().hex}.part")
     try:
         os.link(part, link)
@@ -366,18 +458,31 @@ def _place(part: Path, final: Path) -> None:
             shutil.copyfile(part, copy)
 
 
-def _facts(checked: encode.Checked, target: Target) -> dict[str, Any]:
+def _facts(checked: Checked, target: Target, fps: float) -> dict[str, Any]:
     """What the manifest will say of a file, and how the next run sees that it is untouched, or where it was."""
-    if not target.path.is_file():
+    if not target.path.exists():
         return {}
     facts = asdict(checked)
     del facts["tag"]
+    if target.path.is_dir():  # pictures have no clock of their own
+        facts |= {"fps": fps, "duration_s": checked.frames / fps if fps else 0.0}
     return {**facts, "stat": _stat(target.path), "name": target.name, "encoder": encode.encoder_name()}
 
 
 def _stat(path: Path) -> list[int]:
+    if path.is_dir():
+        return folders.stat(path)
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def _source_stat(path: Path, folder_fps: float) -> list[float]:
+    """What changes when a source does; the rate of a folder of pictures is only said, so it is part of it."""
+    return [*_stat(path), folder_fps] if path.is_dir() else [*_stat(path)]
+
+
+def _source_sha256(path: Path, folder_fps: float) -> str:
+    return folders.frames_sha256(path, folder_fps) if path.is_dir() else encode.sha256_file(path)
 
 
 def _fresh_work_folder(set_dir: Path) -> Path:
@@ -389,16 +494,22 @@ def _fresh_work_folder(set_dir: Path) -> Path:
     return folder
 
 
-def _say_what_is_stray(folder: Path) -> None:
+def _say_what_is_stray(set_dir: Path, variant: Variant) -> None:
     """A loader of class folders would take these for clips of the set; nobody deletes them unasked."""
+    folder = set_dir / variant.name
     listed = {clip.path for clip in manifest.read(folder).clips}
-    stray = sorted(path for path in folder.rglob("*.mp4") if path not in listed)
+    if variant.container == "frames":  # a walk through millions of pictures would not find more than their folders
+        parents = {path.parent for path in listed if path is not None}
+        there = [path for parent in parents for path in parent.iterdir() if path.is_dir()]
+    else:
+        there = [path for path in folder.rglob("*.mp4") if folder / lists.TREE not in path.parents]
+    stray = sorted(path for path in there if path not in listed)
     if stray:
-        print(f"note: {len(stray)} videos in {folder} are on no list (any more), such as {stray[0]}", file=sys.stderr)
+        print(f"note: {len(stray)} clips in {folder} are on no list (any more), such as {stray[0]}", file=sys.stderr)
 
 
 def _say_what_comes(request: Request, specs: Sequence[ClipSpec], jobs: Sequence[Job]) -> None:
-    found = sum(spec.source is not None and spec.source.is_file() for spec in specs)
+    found = sum(spec.source is not None and spec.source.exists() for spec in specs)
     names = ", ".join(variant.name for variant in request.variants)
     print(
         f"{request.name}: {len(specs)} clips asked for, {found} found, {len(jobs)} to encode into {names} with "

@@ -79,8 +79,29 @@ class Part:
         return f"{self.start_s:.6f}-{self.end_s:.6f}"
 
 
-def media_info(path: Path) -> MediaInfo:
-    """Open ``path``, decode one frame, walk the packets. Raises ``Unreadable`` or ``Refused`` (HDR)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What decoding a finished file found."""
+
+    frames: int
+    width: int
+    height: int
+    fps: float
+    duration_s: float
+    keyframes: tuple[int, ...]
+    bytes: int
+    sha256: str
+    content_sha256: str
+    tag: str
+
+
+def media_info(path: Path, folder_fps: float = 0.0) -> MediaInfo:
+    """Open ``path``, decode one frame, walk the packets. Raises ``Unreadable`` or ``Refused`` (HDR).
+
+    ``folder_fps``: the rate of a folder of pictures, which cannot say it.
+    """
+    if path.is_dir():
+        return _folder_info(path, folder_fps)
     if path.stat().st_size == 0:
         raise Unreadable(f"{path.name}: the file is empty")
     index = reader.packet_index(path)
@@ -118,6 +139,21 @@ def media_info(path: Path) -> MediaInfo:
         duration_s=max(covered_s, claimed_s),
         end_s=last_s + frame_s,
     )
+
+
+def _folder_info(folder: Path, fps: float) -> MediaInfo:
+    with reader.open(folder, kind="rgb") as video:
+        return MediaInfo(
+            displayed_width=Fraction(video.width),
+            displayed_height=Fraction(video.height),
+            width=video.width,
+            height=video.height,
+            fps=fps,
+            num_packets=video.num_frames,
+            expected_frames=video.num_frames,
+            duration_s=video.num_frames / fps,
+            end_s=video.num_frames / fps,
+        )
 
 
 def part(path: Path, info: MediaInfo, start_s: float, end_s: float) -> Part:

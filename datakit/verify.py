@@ -40,7 +40,7 @@ def verify_one(expected: Expected) -> Outcome:
     def failed(error: type[Exception], message: str) -> Outcome:
         return Outcome(id=expected.id, stage=STAGE, status="failed", error=error.__name__, message=message)
 
-    if not expected.path.is_file():
+    if not expected.path.exists():
         return failed(Missing, f"{expected.path} is not there")
     try:
         checked = encode.check(expected.path)

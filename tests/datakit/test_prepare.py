@@ -268,7 +268,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path, class_folders: Path) -> No
     [
         (["prepare", "mine", "--raw", "nowhere", "--variant", "256p"], "nowhere is no folder"),
         (["prepare", "mine", "--variant", "256p"], "which folder holds the videos"),
-        (["prepare", "k400", "--variant", "320p"], "RAW="),
+        (["prepare", "ucf101", "--variant", "320p"], "RAW="),
         (["prepare", "mine", "--raw", ".", "--variant", "257p"], "no variant '257p'; type --variant with one of: 256p"),
         (["prepare", "mine", "--raw", "."], "which variant"),
         (["prepare", "../up", "--raw", ".", "--variant", "256p"], "cannot name a set"),
