@@ -139,6 +139,13 @@ def quoted(url: str) -> str:
     return re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", quote(url.strip(), safe="/,:%?&="))
 
 
+def mirrored(url: str, mirror: str) -> str:
+    """``url`` with ``mirror`` in the place of its scheme and host, unless it is below ``mirror`` already."""
+    if not mirror or url.startswith(mirror):
+        return url
+    return mirror.rstrip("/") + urlsplit(url)._replace(scheme="", netloc="").geturl()
+
+
 class _Pause(Exception):
     """A request brought less than all of it. ``wait_s``: what the server asked for."""
 
@@ -159,7 +166,11 @@ def _our_turn(path: Path) -> Iterator[BinaryIO | None]:
             fcntl.flock(part, fcntl.LOCK_EX)
             # Who had it before us may have given it its final name meanwhile.
             if part_path.is_file() and part_path.stat().st_ino == os.fstat(part.fileno()).st_ino:
-                yield part
+                try:
+                    yield part
+                finally:
+                    if part_path.is_file() and part_path.stat().st_size == 0:
+                        part_path.unlink()
                 return
 
 
