@@ -180,6 +180,22 @@ def on_cluster(address: str | None) -> Iterator[None]:
             _client.reset(token)
 
 
+@contextmanager
+def here() -> Iterator[None]:
+    """Inside, ``run`` works on this machine, also within ``on_cluster``: downloads share one line and one pace."""
+    token = _client.set(None)
+    try:
+        yield
+    finally:
+        _client.reset(token)
+
+
+def num_at_once(num_jobs: int) -> int:
+    """How many items are worked on at the same time."""
+    client = _client.get()
+    return max(1, num_jobs if client is None else _num_threads(client))
+
+
 def _on_dask(
     client: distributed.Client, work: Callable[[Job], Outcome], waiting: dict[str, Job], stage: str, notes: Path
 ) -> Iterator[Outcome]:
