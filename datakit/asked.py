@@ -1,4 +1,4 @@
-"""Which clips a set is asked for, and where each one's file is: from an official list or from people's own videos."""
+"""Which clips a set is asked for: from official lists, found or fetched, or from people's own videos."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .annotations import SPLIT_NAMES, ClipSpec, class_folders, own_csv
 from .catalog import Dataset, ListFile, Split
 from .errors import BadManifest, ItemError, UsageError
 from .journal import Journal
-from .sources import local
+from .sources import http
 
 if TYPE_CHECKING:
     from .prepare import Request
 
 
 def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal) -> tuple[set[str], list[ClipSpec]]:
-    """The list and the file of every clip on it. Returns the splits that the list speaks for, and the clips.
+    """Every clip on the list. Returns the splits that the list speaks for, and the clips.
 
-    A clip whose file is not on this disk has no ``source``.
+    People's own videos have their files; the files of a data set are found by ``fetch``.
     """
     raw = request.raw or (Path(known) if (known := journal.setting("raw")) else None)
     if raw is None and dataset is None:
@@ -41,8 +41,7 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
         raw = raw.resolve()
         journal.set_setting("raw", str(raw))
     if dataset is not None:
-        splits, specs = _official_clips(request, dataset, journal, raw)
-        return splits, local.find(specs, raw or _fetched_folder(request), dataset)
+        return _official_clips(request, dataset, journal, raw)
     assert raw is not None
     return _own_clips(request, raw, journal)
 
@@ -53,6 +52,7 @@ def _official_clips(
     """The lists that were asked for, else those that lie here, else all that say what their clips show."""
     for name in request.splits:
         dataset.split(name)  # a misspelt split is an error with the known ones
+    _check_given(request, dataset)
     asked = [split for split in dataset.splits if split.name in request.splits or not request.splits]
     lists = {split: path for split in asked if (path := _list_here(request, split, raw)) is not None}
     if not lists or request.splits:
@@ -60,9 +60,10 @@ def _official_clips(
         if request.annotations is not None and wanted:
             raise UsageError(_not_here(request, dataset, wanted[0], raw))
         lists |= {split: _fetch(request, dataset, split, raw) for split in wanted}
-    elif lacking := [split.name for split in asked if split.labelled and split not in lists]:
-        names = " ".join(f"--split {split.name}" for split in asked if split in lists or split.name in lacking)
-        print(f"note: no list of {' and '.join(lacking)} here; {names} fetches it", file=sys.stderr)
+    elif lacking := [split for split in asked if split.labelled and split not in lists]:
+        names = " ".join(f"--split {split.name}" for split in asked if split in lists or split in lacking)
+        have_them = f"{names} fetches it" if all(split.urls for split in lacking) else f"it comes from {dataset.access}"
+        print(f"note: no list of {' and '.join(split.name for split in lacking)} here; {have_them}", file=sys.stderr)
     specs: list[ClipSpec] = []
     for split, path in lists.items():
         clips = official.read(path, dataset, split, _times(request, dataset, split, path, raw))
@@ -73,6 +74,15 @@ def _official_clips(
         dataset.check_classes(names_found, ", ".join(map(str, lists.values())))
         journal.set_setting("classes", "\n".join(names_found))
     return {split.name for split in lists}, specs
+
+
+def _check_given(request: Request, dataset: Dataset) -> None:
+    given = request.annotations
+    if given is not None and not given.exists():
+        raise UsageError(f"{given} is not there; type --annotations with the official list or the folder that holds it")
+    named = given is not None and any(given.name in split.files for split in dataset.splits)
+    if given is not None and given.is_file() and not named and len(request.splits) != 1:
+        raise UsageError(f"which split does {given} list? type one --split (make: SPLIT=val)")
 
 
 def _list_here(request: Request, split: Split, raw: Path | None) -> Path | None:
@@ -116,22 +126,26 @@ def _annotation_folders(request: Request, raw: Path | None) -> list[Path]:
 
 def _fetch(request: Request, dataset: Dataset, wanted: ListFile, raw: Path | None) -> Path:
     """The first of the published copies that can be had. Raises ``UsageError`` saying where to put it by hand."""
-    from .sources import http
-
     folder = _fetched_folder(request) / "annotations"
     patience = http.Patience(tries=3, first_pause_s=0.5)  # for small files: who has no network shall know it soon
     failures = []
     for url in wanted.urls:
-        address, _, member = url.partition("#")
+        address, _, member = http.mirrored(url, request.fetching.mirror).partition("#")
         name = PurePosixPath(address).name
         path = folder / (member or name if (member or name) in wanted.files else wanted.files[0])
         print(f"fetching {url}", file=sys.stderr)
         try:
             got = http.download(address, folder / name if member else path, patience=patience).path
-            if member:
-                _extract(got, member, path)
+        except ItemError as error:
+            failures.append(str(error))
+            continue
+        if not member:
             return path
-        except (ItemError, BadManifest) as error:
+        try:
+            _extract(got, member, path)
+            return path
+        except BadManifest as error:
+            got.unlink()  # else the next run would find it whole
             failures.append(str(error))
     raise UsageError(_not_here(request, dataset, wanted, raw, failures))
 
