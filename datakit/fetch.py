@@ -5,16 +5,14 @@ What each source said of each clip stays in the journal, so that the next run as
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import console
+from . import console, estimate
 from .annotations import ClipSpec
 from .catalog import Dataset
-from .errors import DataError, UsageError
+from .errors import UsageError
 from .journal import Journal, Outcome
 from .sources import Options, Order, archive, cvdf, local, youtube
 
@@ -24,7 +22,6 @@ SOURCES: dict[str, Callable[[Sequence[ClipSpec], Order], Iterator[list[Outcome]]
     "local": local.fetch,
     "youtube": youtube.fetch,
 }
-LONG_S, LARGE_BYTES = 3600.0, 5 << 30  # a fetch of more is announced and asked about
 LINE_BYTES_PER_S = 100e6 / 8  # for the estimate: a line of 100 Mbit/s
 
 
@@ -133,34 +130,28 @@ def _is_there(spec: ClipSpec) -> bool:
 
 
 def _ask_before_much(specs: Sequence[ClipSpec], order: Order) -> None:
-    """Say what a long fetch will take, and ask when a person is there. Raises ``DataError`` when the disk is small."""
+    """Say what a long fetch will take, and ask when a person is there (``estimate.ask_before``)."""
     if order.limit is not None:
         return
     if order.name == "cvdf":
         num_archives, num_bytes = cvdf.size({spec.split for spec in specs}, order)
         seconds = num_bytes / LINE_BYTES_PER_S
         needed = num_bytes * (2 if order.options.keep_archives else 1)
+        less = ", --no-keep-archives needs half of it" if order.options.keep_archives else ""
         what = f"{num_archives} archives, about {num_bytes / 1e9:.0f} GB"
         how_long = f"{console.duration(seconds)} at 100 Mbit/s"
     elif order.name == "youtube":
         num_videos, seconds, needed = youtube.effort(specs, order)
+        less = ""
         what = f"{num_videos} videos"
         how_long = f"at least {console.duration(seconds)} at the pace that the site lets guests have"
     else:
         return
-    if seconds < LONG_S and needed < LARGE_BYTES:
-        return
-    order.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(order.folder).free
-    print(
-        f"{order.dataset.title} from {order.name}: {what}, {how_long}; {needed / 1e9:.0f} GB of disk, "
-        f"{free / 1e9:.0f} GB are free in {order.folder}",
-        file=sys.stderr,
+    estimate.ask_before(
+        f"{order.dataset.title} from {order.name}: {what}, {how_long}",
+        seconds,
+        needed,
+        order.folder,
+        yes=order.options.yes,
+        instead=f"--limit N fetches a few{less}",
     )
-    if needed > free:
-        smaller = " or --no-keep-archives" if order.name == "cvdf" and order.options.keep_archives else ""
-        raise DataError(f"the disk is too small for that; type --data-root with a larger one, --limit N{smaller}")
-    if not order.options.yes and sys.stdin.isatty() and sys.stderr.isatty():
-        print("go on? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was fetched; --limit N fetches a few, --yes does not ask")

@@ -209,12 +209,13 @@ class _Joined:
     def where(self) -> str:
         """What to look at when the stream breaks off."""
         here = self._parts[self._number]
-        if self._number + 1 == len(self._parts):
-            return f"it broke off in the last part, {here.name}: is it cut short, or is there another one after it?"
         sizes = Counter(part.stat().st_size for part in self._parts[:-1])
         odd = [part.name for part in self._parts[:-1] if part.stat().st_size != sizes.most_common(1)[0][0]]
-        others = f"; these have another size than the rest: {', '.join(odd)}" if odd else ""
-        return f"it broke off in {here.name}{others}"
+        if odd:
+            return f"it broke off in {here.name}; these have another size than the rest: {', '.join(odd)}"
+        if self._number + 1 == len(self._parts):
+            return f"it broke off in the last part, {here.name}: is it cut short, or is there another one after it?"
+        return f"it broke off in {here.name}"
 
     def close(self) -> None:
         self._file.close()
