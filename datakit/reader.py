@@ -19,9 +19,10 @@ it carries libjpeg-turbo and gives the same bytes as OpenCV's wheel and PyTurboJ
 
 from __future__ import annotations
 
+import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +36,8 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 
+from . import colours
+from .colours import Colours
 from .errors import Unreadable
 
 Pixels = Literal["displayed", "stored"]
@@ -86,11 +89,15 @@ def open(
     return video
 
 
+def _new(shape: tuple[int, ...]) -> Frames:
+    return np.empty(shape, np.uint8)
+
+
 class Video(ABC):
     """One open clip, whatever it is stored as. Not safe to share between threads.
 
     ``kind`` "rgb" gives frames of three channels, "flow" of two (x, y; 128 = no motion). ``fps`` is 0 where nothing
-    says it (a folder of pictures).
+    says it (a folder of pictures). ``allocate`` makes the array that frames are decoded into.
     """
 
     path: Path
@@ -98,6 +105,18 @@ class Video(ABC):
     fps: float
     height: int
     width: int
+    colours: Colours | None = None
+    allocate: Callable[[tuple[int, ...]], Frames] = staticmethod(_new)
+
+    def give_planes(self) -> None:
+        """From now on frames are the planes of YUV 4:2:0, uint8 [n, bytes], of which ``colours`` makes the same RGB.
+
+        Where the pictures are of another kind, ``colours`` stays ``None`` and frames stay what they were.
+        """
+        self.colours = self._colours()
+
+    def _colours(self) -> Colours | None:
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +160,9 @@ class Video(ABC):
         """The frames at sorted indices, none of them twice or negative."""
 
     def _empty(self, count: int) -> Frames:
-        return np.empty((count, self.height, self.width, 2 if self.kind == "flow" else 3), np.uint8)
+        if self.colours is not None:
+            return self.allocate((count, self.colours.num_bytes))
+        return self.allocate((count, self.height, self.width, 2 if self.kind == "flow" else 3))
 
 
 class JpegFolder(Video):
@@ -159,6 +180,11 @@ class JpegFolder(Video):
 
     def close(self) -> None:
         pass
+
+    @property
+    def files(self) -> list[tuple[str, ...]]:
+        """Names of the file, of flow the two files, of each index."""
+        return self._names
 
     @property
     def num_frames(self) -> int:
@@ -251,7 +277,8 @@ class VideoFile(Video):
             self._stream = video_stream(self._container, path)
             # One thread: the caller runs many files side by side, and slices would not speed up one small file.
             self._stream.codec_context.thread_count = 1
-            first = self._first_frame()
+            self._begun: Iterator[av.VideoFrame] | None = iter(self._container.decode(self._stream))
+            first = self._first = self._first_frame()
         except BaseException:
             self._container.close()
             raise
@@ -286,6 +313,13 @@ class VideoFile(Video):
         return self._index
 
     def frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
+        try:
+            return self._frames_for(plan)
+        except _OtherPictures:  # its pictures change on the way
+            self.colours = None
+            return self._frames_for(plan)
+
+    def _frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
         # The number is guessed from the packets first and checked while decoding; only a file whose packets lie about
         # its frames is decoded twice.
         if self._known_frames is not None:
@@ -326,9 +360,13 @@ class VideoFile(Video):
             return claimed
         return (len(pts) - 1) / float((pts[-1] - pts[0]) * self._stream.time_base)
 
+    def _colours(self) -> Colours | None:
+        as_stored = self._stored == (self._first.width, self._first.height) and self._quarter_turns == 0
+        return colours.of(self._first) if self.kind == "rgb" and as_stored else None
+
     def _first_frame(self) -> av.VideoFrame:
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._begun or ():
                 return frame
         except (OSError, av.FFmpegError) as error:
             raise Unreadable(f"{self.path}: {_reason(error)}") from error
@@ -338,13 +376,12 @@ class VideoFile(Video):
         self, unique: Sequence[int] | npt.NDArray[np.int64], *, to_the_end: bool = True
     ) -> tuple[int, Frames]:
         """Count frames and convert those in ``unique`` (sorted). A broken end counts what came before it."""
-        self._reopen()
         out = self._empty(len(unique))
         found = count = 0
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._from_start():
                 if found < len(unique) and count == unique[found]:
-                    out[found] = self._convert(frame)
+                    self._convert(frame, out[found])
                     found += 1
                 count += 1
                 if found == len(unique) and not to_the_end:
@@ -368,6 +405,7 @@ class VideoFile(Video):
             return None
         out = self._empty(len(unique))
         found = 0
+        self._begun = None  # it will not go on from there
         at = -1  # the frame last decoded
         while found < len(unique):
             start = int(keys[group[found]])
@@ -378,7 +416,7 @@ class VideoFile(Video):
                 if at < 0 or at > unique[found]:
                     return None  # the file does not behave; the slow way is always right
                 if at == unique[found]:
-                    out[found] = self._convert(frame)
+                    self._convert(frame, out[found])
                     found += 1
                     if found == len(unique) or keys[group[found]] > at + 1:
                         break
@@ -386,22 +424,50 @@ class VideoFile(Video):
                 return out if found == len(unique) else None
         return out
 
-    def _convert(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    def _convert(self, frame: av.VideoFrame, out: npt.NDArray[np.uint8]) -> None:
+        """Write a frame to its place."""
+        if self.colours is not None:
+            if not self.colours.planes(frame, out):
+                raise _OtherPictures
+            return
         width, height = self._stored
         if self.kind == "flow":  # grey as stored: a conversion could stretch the range
             if frame.format.name != "gray":
                 raise Unreadable(f"{self.path}: flow in {frame.format.name}, gray expected")
             planes: Frames = frame.to_ndarray().reshape(2, self.height, self.width)  # type: ignore[assignment]
-            return planes.transpose(1, 2, 0)
+            out[:] = planes.transpose(1, 2, 0)
+            return
         # Default swscale conversion, as every reader of this field uses: they may differ in frames, not in colours.
-        rgb: Frames = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()  # type: ignore[assignment]
-        return np.rot90(rgb, self._quarter_turns) if self._quarter_turns else rgb
+        plane = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").planes[0]
+        stored = np.frombuffer(plane, np.uint8)[: plane.line_size * height].reshape(height, plane.line_size)  # type: ignore[call-overload]
+        rgb = stored[:, : 3 * width].reshape(height, width, 3)
+        out[:] = np.rot90(rgb, self._quarter_turns) if self._quarter_turns else rgb
 
-    def _reopen(self) -> None:
+    def _from_start(self) -> Iterator[av.VideoFrame]:
+        """All frames: those after the first one that was looked at, or of the file opened again."""
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            return itertools.chain([self._first], begun)
         self._container.close()
         self._container = av.open(str(self.path))
         self._stream = video_stream(self._container, self.path)
         self._stream.codec_context.thread_count = 1
+        return iter(self._container.decode(self._stream))
+
+
+class _OtherPictures(Exception):
+    """A picture whose planes are not those of the first one."""
+
+
+def mirrored(frames: Frames) -> Frames:
+    """``frames`` [..., H, W, 3 or 2] as in a mirror. Of flow the x of every frame, and nothing else, turns its sign.
+
+    255 - v as mmaction2 0.24.1 has it; its version 1.2 inverts x and y of every second frame, which is wrong.
+    """
+    flipped = frames[..., ::-1, :].copy()
+    if frames.shape[-1] == 2:
+        flipped[..., 0] = 255 - flipped[..., 0]
+    return flipped
 
 
 def video_stream(container: av.container.InputContainer, path: str | Path) -> av.VideoStream:

@@ -3,8 +3,9 @@
     this process   gives each worker one clip at a time, grants it memory, yields what comes back in order
     worker         plans the views, asks for memory, decodes into it
 
-Memory is anonymous and shared by passing its descriptor: whoever is killed, none is left behind. No torch in here, so
-that a worker starts in a fifth of a second.
+Memory is anonymous and shared by passing its descriptor: whoever is killed, none is left behind. It is used again as
+soon as nobody looks at it: fresh pages would cost a tenth of the decoding. No torch in here, so that a worker starts in
+a fifth of a second.
 
 Shapes: R views of a video along time ("rows"), T frames a view, n frames that any of them needs, C channels.
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import threading
 import typing
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datakit import reader
+from datakit.colours import Colours
 from datakit.errors import CropError, DataError, ItemError, ToolMissing
 
 from . import views
@@ -40,6 +43,7 @@ from .protocols import Protocol
 
 DECODED_AHEAD_BYTES = 2 << 30
 CLIPS_AHEAD_A_WORKER = 4
+ROUNDED_TO_BYTES = 1 << 20
 # What a worker runs. Not by multiprocessing, which would run the caller's script again.
 WORKER = "import sys; sys.path[:] = {path!r}; from evalkit import decode; decode.serve({handle})"
 
@@ -81,13 +85,14 @@ ClipT = typing.TypeVar("ClipT", bound=Clip)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A ``Spec`` in plain numbers, to be sent to a worker."""
+    """A ``Spec`` in plain numbers, to be sent to a worker. ``planes``: give pictures as ``Colours`` makes RGB of."""
 
     clip_len: int
     frame_interval: int
     frame_offsets: tuple[int, ...]
     num_segments: int | None
     input: str
+    planes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,11 +121,12 @@ class ViewPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decoded:
-    """``frames``: uint8 [n, H, W, C], those at ``indices`` (sorted) of the video."""
+    """``frames``: uint8 [n, H, W, C], those at ``indices`` (sorted) of the video; with ``colours`` planes [n, B]."""
 
     frames: NDArray[np.uint8]
     indices: NDArray[np.int64]
     plan: ViewPlan
+    colours: Colours | None = None
 
 
 def plan(num_frames: int, fps: float, height: int, width: int, spec: Spec, protocol: Protocol) -> ViewPlan:
@@ -172,27 +178,29 @@ class _Job:
     fps: float
 
 
-Room = Callable[[int], None]  # waits until so many bytes may be decoded
+Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 
 
-def _read(job: _Job, shape: Shape, protocol: Protocol, room: Room) -> Decoded | str:
-    """The frames of one clip, or the reason why there are none."""
+def _read(job: _Job, shape: Shape, protocol: Protocol, allocate: Allocate | None = None) -> Decoded | str:
+    """The frames of one clip, or the reason why there are none. ``allocate`` may wait until there is room."""
     plans: list[ViewPlan] = []
     try:
         # Stored pixels: what mmaction2, decord and OpenCV show of a file whose pixels are not square.
         kind: Any = "flow" if shape.input == "flow" else "rgb"
         with reader.open(job.path, num_frames=job.frames, pixels="stored", kind=kind) as video:
+            if allocate:
+                video.allocate = allocate
+            if shape.planes:
+                video.give_planes()
 
             def wanted(num_frames: int) -> NDArray[np.int64]:
                 plans.append(plan(num_frames, video.fps or job.fps, video.height, video.width, shape, protocol))
-                channels = 2 if kind == "flow" else 3
-                room(len(np.unique(plans[-1].frames)) * video.height * video.width * channels)
                 return plans[-1].frames
 
             indices, frames = video.frames_for(wanted)
     except (ItemError, CropError, DataError, IndexError, OSError) as error:
         return str(error)
-    return Decoded(frames=frames, indices=indices, plan=plans[-1])
+    return Decoded(frames=frames, indices=indices, plan=plans[-1], colours=video.colours)
 
 
 def _job(clip: Clip) -> _Job | str:
@@ -207,12 +215,15 @@ def ahead(
     spec: Spec,
     protocol: Protocol,
     workers: int,
+    *,
+    planes: bool = False,
     arrived: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> Generator[tuple[ClipT, Decoded | str], None, None]:
     """Clips in order, each with its frames or with the reason why there are none.
 
     ``workers``: processes that decode ahead of the caller; 0 decodes in this one, when asked. What is decoded ahead is
     bounded by ``DECODED_AHEAD_BYTES`` besides the clip that comes next. A process that dies takes one clip with it.
+    ``planes``: give pictures before their conversion to RGB where ``Decoded.colours`` can do it as well.
     ``arrived`` is called with the frames that a process sent, in a thread of its own; what it returns is yielded.
     """
     shape = Shape(
@@ -221,11 +232,12 @@ def ahead(
         frame_offsets=tuple(spec.frame_offsets),
         num_segments=spec.num_segments,
         input=spec.input,
+        planes=planes,
     )
     if workers == 0:
         for clip in clips:
             job = _job(clip)
-            yield clip, job if isinstance(job, str) else _read(job, shape, protocol, lambda _: None)
+            yield clip, job if isinstance(job, str) else _read(job, shape, protocol)
         return
     waiting: deque[ClipT] = deque()
 
@@ -249,26 +261,81 @@ def serve(handle: int) -> None:
     """The life of a worker: clips come through a socket, frames go back, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked; it closes the socket
     link = Connection(handle)
-
-    def room(num_bytes: int) -> None:
-        link.send(num_bytes)
-        link.recv()
-
+    memory = _Memory(link)
     with contextlib.suppress(EOFError, ConnectionError):
         shape, protocol = link.recv()
         link.send("ready")
         while True:
-            result = _read(link.recv(), shape, protocol, room)
+            job, freed = link.recv()
+            memory.free |= freed
+            result = _read(job, shape, protocol, memory.allocate)
             if isinstance(result, str):
+                memory.take_back()
                 link.send(result)
-                continue
-            frames = result.frames
-            memory = os.memfd_create("frames")
-            os.ftruncate(memory, frames.size)
-            np.frombuffer(mmap.mmap(memory, frames.size), np.uint8).reshape(frames.shape)[:] = frames
-            link.send((frames.shape, result.indices, result.plan))
-            reduction.send_handle(link, memory, None)  # only Windows needs to know the process
-            os.close(memory)
+            else:
+                memory.hand_over(result)
+
+
+class _Memory:
+    """Blocks of shared memory of a worker, by number: decoded into here, looked at there, then free again."""
+
+    def __init__(self, link: Connection) -> None:
+        self._link = link
+        self._blocks: dict[int, tuple[int, mmap.mmap]] = {}  # the descriptor, ours until it is sent, and the memory
+        self._sent: set[int] = set()
+        self._dropped: list[int] = []
+        self._current: int | None = None
+        self._count = 0
+        self.free: set[int] = set()
+
+    def allocate(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Asks for room, and waits until it is granted."""
+        self.take_back()
+        size = max(1, math.prod(shape))
+        self._link.send(size)
+        self._link.recv()
+        fitting = [number for number in self.free if len(self._blocks[number][1]) >= size]
+        if fitting:
+            self._current = min(fitting, key=lambda number: len(self._blocks[number][1]))
+            self.free.remove(self._current)
+        else:
+            self._drop_free()
+            self._current, self._count = self._count, self._count + 1
+            handle = os.memfd_create("frames")
+            rounded = -(-size // ROUNDED_TO_BYTES) * ROUNDED_TO_BYTES
+            os.ftruncate(handle, rounded)
+            self._blocks[self._current] = (handle, mmap.mmap(handle, rounded))
+        return np.frombuffer(self._blocks[self._current][1], np.uint8, count=math.prod(shape)).reshape(shape)
+
+    def _drop_free(self) -> None:
+        """Those that are too small for what comes now."""
+        for number in self.free:
+            if number not in self._sent:
+                os.close(self._blocks[number][0])
+            del self._blocks[number]
+            self._dropped.append(number)
+        self.free.clear()
+
+    def take_back(self) -> None:
+        """What was decoded last is not needed."""
+        if self._current is not None:
+            self.free.add(self._current)
+            self._current = None
+
+    def hand_over(self, result: Decoded) -> None:
+        number = self._current
+        assert number is not None
+        handle, block = self._blocks[number]
+        assert np.may_share_memory(result.frames, np.frombuffer(block, np.uint8))
+        new = number not in self._sent
+        where = (number, len(block), new, self._dropped)
+        self._link.send((result.frames.shape, result.indices, result.plan, result.colours, where))
+        if new:
+            reduction.send_handle(self._link, handle, None)  # only Windows needs to know the process
+            os.close(handle)
+            self._sent.add(number)
+        self._dropped = []
+        self._current = None
 
 
 class _Worker:
@@ -288,17 +355,32 @@ class _Worker:
         self.link.send((shape, protocol))
         self.ready = False
         self.ticket = -1  # the number of the clip that it works on
+        self._blocks: dict[int, mmap.mmap] = {}
+        self._freed: deque[int] = deque()
+
+    def give(self, job: _Job, ticket: int) -> None:
+        self.ticket = ticket
+        freed = set()
+        while self._freed:
+            freed.add(self._freed.popleft())
+        with contextlib.suppress(ConnectionError):  # it has died; its socket will say so
+            self.link.send((job, freed))
 
     def decoded(
         self,
-        message: tuple[tuple[int, ...], NDArray[np.int64], ViewPlan],
+        message: tuple[tuple[int, ...], NDArray[np.int64], ViewPlan, Colours | None, tuple[Any, ...]],
         arrived: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
     ) -> Decoded:
-        shape, indices, plan = message
-        memory = reduction.recv_handle(self.link)
-        frames: NDArray[np.uint8] = np.frombuffer(mmap.mmap(memory, math.prod(shape)), np.uint8).reshape(shape)
-        os.close(memory)
-        return Decoded(frames=arrived(frames), indices=indices, plan=plan)
+        shape, indices, plan, colours, (number, size, new, dropped) = message
+        for old in dropped:
+            self._blocks.pop(old, None)
+        if new:
+            handle = reduction.recv_handle(self.link)
+            self._blocks[number] = mmap.mmap(handle, size)
+            os.close(handle)
+        flat = np.frombuffer(self._blocks[number], np.uint8, count=math.prod(shape))
+        weakref.finalize(flat, self._freed.append, number).atexit = False  # when no array and no tensor looks at it
+        return Decoded(frames=arrived(flat.reshape(shape)), indices=indices, plan=plan, colours=colours)
 
     def end(self) -> str:
         """Stop it; says how it ended."""
@@ -400,9 +482,7 @@ class _Crew:
             if idle is None:
                 idle = _Worker(self._shape, self._protocol)
                 self._crew.append(idle)
-            idle.ticket = ticket
-            with contextlib.suppress(ConnectionError):  # it has died: what it was given is lost, ``_hear`` says so
-                idle.link.send(job)
+            idle.give(job, ticket)
 
     def _grant(self) -> None:
         """Memory to those who ask, in the order of the clips; the clip that comes next gets it in any case."""

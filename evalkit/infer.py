@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datakit.colours import Colours
 from datakit.errors import DataError
 
 from . import decode, resize
@@ -37,6 +38,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FRAMES_AT_ONCE = {"cpu": 32}
 FRAMES_AT_ONCE_ELSEWHERE = 2048
 FRAMES_AT_ONCE_DETERMINISTIC = 256
+# Where RGB is made of the decoder's planes. A CPU does that better while it decodes, with swscale's vector code.
+CONVERTS = ("cuda",)
+CONVERTED_AT_ONCE = 16  # pictures
 CLIPS_AT_ONCE = 32  # that wait for a batch to be full; few views may be left of each
 
 
@@ -69,12 +73,16 @@ class Outcome:
 class Views:
     """The frames of one video, resized, on a device, and its views as indices into them.
 
-    ``frames``: uint8 [n, H, W, C], the frames at ``indices`` (sorted) of the video. Two channels are optical flow: its
-    mirror image has x negated, 255 - x as stored (mmaction2 v0.24.1 datasets/pipelines/augmentations.py, Flip; see
-    ``pipeline.npz`` of the golden data).
+    ``frames``: uint8 [n, H, W, C], the frames at ``indices`` (sorted) of the video, or the planes [n, B] that
+    ``colours`` makes RGB of. Two channels are optical flow: its mirror image has x negated, 255 - x as stored
+    (mmaction2 v0.24.1 datasets/pipelines/augmentations.py, Flip; see ``pipeline.npz`` of the golden data).
     """
 
-    def __init__(self, frames: Tensor, indices: NDArray[np.int64], plan: ViewPlan) -> None:
+    def __init__(
+        self, frames: Tensor, indices: NDArray[np.int64], plan: ViewPlan, colours: Colours | None = None
+    ) -> None:
+        if colours is not None:
+            frames = rgb(frames, colours)
         # Only what some crop looks at is resized.
         top = min(box[0] for box in plan.boxes)
         left = min(box[1] for box in plan.boxes)
@@ -103,6 +111,16 @@ class Views:
             part = part.view(*places.shape, *part.shape[1:]).transpose(1, 2)
             parts.append(_mirrored(part) if mirror else part)
         return torch.cat(parts)
+
+
+def rgb(planes: Tensor, colours: Colours) -> Tensor:
+    """uint8 [n, B], the planes of YUV 4:2:0 pictures -> uint8 [n, H, W, 3], in memory [n, 3, H, W]."""
+    out = torch.empty((len(planes), 3, colours.height, colours.width), dtype=torch.uint8, device=planes.device)
+    for start in range(0, len(planes), CONVERTED_AT_ONCE):
+        channels = colours.rgb(planes[start : start + CONVERTED_AT_ONCE].int())
+        for channel, values in enumerate(channels):
+            out[start : start + CONVERTED_AT_ONCE, channel] = values
+    return out.permute(0, 2, 3, 1)
 
 
 def _mirrored(x_NCTHW: Tensor) -> Tensor:
@@ -168,7 +186,8 @@ def score(
     if workers is None:
         workers = 1 if device.type == "cpu" else (os.cpu_count() or 1)
     arrived = _pinned if device.type == "cuda" and workers else None
-    with closing(decode.ahead(clips, net.spec, protocol, workers, arrived)) as items:
+    planes = device.type in CONVERTS
+    with closing(decode.ahead(clips, net.spec, protocol, workers, planes=planes, arrived=arrived)) as items:
         for clip, item in items:
             batches.add(clip, item, labels[clip.id] if labels else clip.label_index)
             del item
@@ -235,7 +254,7 @@ class _Batches:
             self._slots.append(_Slot(clip=clip, label=label, views=None, reason=item, order=(), released=0, done=[]))
             return
         frames = torch.from_numpy(item.frames).to(self._device, non_blocking=True)
-        views = Views(frames, item.indices, item.plan)
+        views = Views(frames, item.indices, item.plan, item.colours)
         order: Sequence[int] = range(views.num_views)
         released = views.num_views
         if self._stop:

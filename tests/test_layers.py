@@ -58,7 +58,7 @@ def allowed(name: str) -> set[str] | None:
     if package == "evalkit" and rest.split(".")[0] == "report":
         return LEAVES | {"evalkit"}
     if name in ("evalkit.infer", "evalkit.decode", "evalkit.resize"):
-        return LEAVES | {"datakit.reader", "evalkit"}
+        return LEAVES | {"datakit.reader", "datakit.colours", "evalkit"}
     if name.startswith("models.training"):
         return LEAVES | {"datakit.reader", "models"}
     if package == "models":

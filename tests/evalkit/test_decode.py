@@ -138,6 +138,38 @@ def test_memory_is_bounded_whatever_the_number_of_processes(clips: list[Clip], m
     assert max(most) > 1
 
 
+def test_memory_is_used_again_when_nobody_looks_at_it(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[int] = []
+    real = decode.mmap.mmap
+
+    def counted(handle: int, size: int) -> decode.mmap.mmap:
+        blocks.append(size)
+        return real(handle, size)
+
+    monkeypatch.setattr(decode.mmap, "mmap", counted)
+    kept = None
+    for number, (_, item) in enumerate(decode.ahead(clips * 5, SPEC, PROTOCOL, 1)):
+        assert isinstance(item, decode.Decoded)
+        if number == 3:
+            kept, wanted = item.frames[2:, :5], item.frames[2:, :5].copy()
+        del item
+    assert len(blocks) <= decode.CLIPS_AHEAD_A_WORKER + 3
+    assert kept is not None
+    assert np.array_equal(kept, wanted)  # a part of it is enough to keep it
+
+
+def test_planes_make_the_same_rgb(clips: list[Clip]) -> None:
+    for (_, whole), (_, planes) in zip(
+        decode.ahead(clips, SPEC, PROTOCOL, 0), decode.ahead(clips, SPEC, PROTOCOL, 1, planes=True), strict=True
+    ):
+        assert isinstance(whole, decode.Decoded)
+        assert isinstance(planes, decode.Decoded)
+        assert planes.colours is not None
+        assert planes.frames.shape == (len(whole.frames), planes.colours.num_bytes)
+        channels = planes.colours.rgb(planes.frames.astype(np.int32))
+        assert np.array_equal(np.stack(channels, axis=-1), whole.frames)
+
+
 def test_giving_up_in_the_middle_ends_the_processes(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     real = decode._Worker.__init__

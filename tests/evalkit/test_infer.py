@@ -337,6 +337,14 @@ def test_lower_precision_is_near(clips: list[Clip], dtype: str) -> None:
         assert other.scores.dtype == np.float32
 
 
+def test_colours_made_on_the_device_are_the_same(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    base = run(clips)
+    monkeypatch.setattr(infer, "CONVERTS", ("cpu",))
+    monkeypatch.setattr(infer, "CONVERTED_AT_ONCE", 3)
+    for one, other in zip(base, run(clips), strict=True):
+        assert np.array_equal(one.views, other.views)
+
+
 @pytest.mark.needs_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_scores(clips: list[Clip]) -> None:
