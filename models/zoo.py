@@ -129,7 +129,8 @@ class Recognizer(nn.Module):
         x = (x - self.mean) / self.std
         stacked = self.spec.network.get("in_channels", x.shape[1]) // x.shape[1]
         if stacked > 1:
-            x = x.unflatten(2, (-1, stacked)).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
+            n, c, _, height, width = x.shape
+            x = x.view(n, c, -1, stacked, height, width).permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

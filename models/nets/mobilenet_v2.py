@@ -50,8 +50,8 @@ class InvertedResidual(nn.Module):
         out = shifted(x, self.shift_div) if self.shift_div else x
         for conv in self.conv[:-1]:
             out = self.act(conv(out))
-        out = self.conv[-1](out)
-        return x + out if self.has_shortcut else out
+        narrow: Tensor = self.conv[-1](out)
+        return x + narrow if self.has_shortcut else narrow
 
 
 class MobileNetV2(nn.Module):

@@ -56,11 +56,26 @@ def test_logits_equal_the_originals(
     assert difference(ours, np.load(golden_models / f"{name}.npz")["logits"]) < GATE
 
 
-def test_views_equal_the_originals(golden_models: Path, golden_state: State, rule: Any, tmp_path: Path) -> None:
-    view_set = "slowonly_r50_4x16__batch2_3views"
-    torch.save(golden_state("slowonly_r50_4x16"), tmp_path / "any.pth")
-    net = models.load(tmp_path / "any.pth", name="slowonly_r50_4x16")
-    x_VCTHW = torch.from_numpy(rule.input_tensor((2, 3, 3, 4, 64, 64), view_set)).flatten(0, 1)
+@pytest.mark.parametrize(
+    ("name", "view_set"),
+    [
+        ("slowonly_r50_4x16", "batch2_3views"),
+        ("tsm_r50_1x1x8", "twice_x_3crops"),
+        ("tpn_slowonly_r50_8x8", "3views_fcn"),
+    ],
+)
+def test_views_equal_the_originals(
+    name: str, view_set: str, golden_models: Path, golden_state: State, rule: Any, tmp_path: Path
+) -> None:
+    view_set = f"{name}__{view_set}"
+    torch.save(golden_state(name), tmp_path / f"{name}.pth")
+    net = models.load(tmp_path / f"{name}.pth")
+    shape = json.loads((golden_models / "views.json").read_text())[view_set]["input_shape"]
+    x = torch.from_numpy(rule.input_tensor(shape, view_set))
+    if net.spec.num_segments is None:
+        x_VCTHW = x.flatten(0, 1)
+    else:  # [1, views of num_segments frames each, channels, H, W]
+        x_VCTHW = x.unflatten(1, (-1, net.spec.num_segments))[0].transpose(1, 2)
     with torch.inference_mode():
         ours = net(x_VCTHW)
     with np.load(golden_models / "views.npz") as arrays:
