@@ -21,7 +21,8 @@ FORMAT = "actionkit/1"
 # Each has: recognises, whether a state is its framework's; families, of which a network may be; arguments, what keys
 # and shapes tell of it and what its program always has; names, their keys to ours; adapt, a state with our keys;
 # facts, what a config inside the file says; origin, which program wrote it; WORDS, what to read for what in file names;
-# PRIORS, the clip of each family that is assumed aloud; MUST_BE_NAMED, families that the file name must speak of then.
+# PRIORS, the clip of each family that is assumed aloud; MUST_BE_NAMED, families that the file name must speak of then;
+# ASSUMED, which of the arguments not all its networks have, so that they are said aloud.
 ADAPTERS = (mmaction2, torchvision, pyslowfast, caffe2, pytorchvideo, gluoncv)
 
 

@@ -46,6 +46,7 @@ LEFT_OUT = re.compile(r"_momentum$|^lr$|^model_iter$")
 WORDS = pyslowfast.WORDS
 PRIORS = pyslowfast.PRIORS
 MUST_BE_NAMED: tuple[str, ...] = ()
+ASSUMED = pyslowfast.ASSUMED
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -101,6 +101,7 @@ WORDS = (
 # The only published clip of each family; of 2D networks, if a file name says that it is one.
 PRIORS = {"i3d": "32x2", "r2plus1d": "16x2", "ircsn": "32x2", "tsn": "1x1x7"}
 MUST_BE_NAMED = ("tsn",)
+ASSUMED: tuple[str, ...] = ()
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

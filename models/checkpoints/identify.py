@@ -90,8 +90,9 @@ def foreign_spec(
         spec = dataclasses.replace(spec, protocol=row["protocol"])
     if how == "config in the file":
         return with_facts(spec, facts)
-    if "non_local_mode" in arguments and not typed:
-        log.warning("%s: its non-local blocks are taken for %s", path, arguments["non_local_mode"])
+    for key in (key for key in adapter.ASSUMED if key in arguments):
+        log.warning("%s: %s is taken for %s, as most of its origin have", path, key, arguments[key])
+        known[key] = "assumed: as most of its origin have"
     return spec
 
 
@@ -229,6 +230,8 @@ def with_facts(spec: zoo.ModelSpec, facts: Mapping[str, Any]) -> zoo.ModelSpec:
             values.pop(key, None)
     told = {key: value for key, value in facts["network"].items() if key in zoo.arguments_of(spec.family)}
     known = spec.known | dict.fromkeys(values, "config in the file")
+    if "train_crop_px" in values:
+        told["train_crop_px"] = values["train_crop_px"]
     changed = dataclasses.replace(spec, known=known, network=spec.network | told, **values)
     if all(getattr(changed, key) == getattr(spec, key) for key in CLIP):
         return changed

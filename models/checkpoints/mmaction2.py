@@ -54,6 +54,7 @@ LEFT_OUT = re.compile(r"^ema_\w+$|^cls_head\.new_cls\.(weight|bias)$")
 WORDS: tuple[tuple[str, str], ...] = ()
 PRIORS = {"slowonly_r101": "8x8"}  # its only clip at that depth
 MUST_BE_NAMED: tuple[str, ...] = ()
+ASSUMED: tuple[str, ...] = ()
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -53,6 +53,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
 WORDS = ((r"nln", "nl"),)
 PRIORS = {"i3d": "8x8", "c2d": "8x8"}  # the only clips that its configs train these two with
 MUST_BE_NAMED: tuple[str, ...] = ()
+ASSUMED = ("non_local_mode",)
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -54,6 +54,7 @@ WORDS: tuple[tuple[str, str], ...] = ()
 # The only published clip of each; Slow and SlowFast R50 of its hub (models/hub) are 8x8.
 PRIORS = {"i3d": "8x8", "c2d": "8x8", "slowonly": "8x8", "slowfast": "8x8", "ircsn": "32x2", "r2plus1d": "16x4"}
 MUST_BE_NAMED: tuple[str, ...] = ()
+ASSUMED: tuple[str, ...] = ()
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -12,6 +12,7 @@ from .files import File
 WORDS: tuple[tuple[str, str], ...] = ()
 PRIORS: dict[str, str] = {}
 MUST_BE_NAMED: tuple[str, ...] = ()
+ASSUMED: tuple[str, ...] = ()
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:

@@ -20,7 +20,7 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
-from .resnet3d import STAGES, ConvBN, Triple, initialise
+from .resnet3d import STAGES, ConvBN, Triple, classified, head_window, initialise
 
 
 class Block(nn.Module):
@@ -51,7 +51,8 @@ class Block(nn.Module):
 class Csn(nn.Module):
     """Normalised clips [N, in_channels, T, H, W] -> logits [N, num_classes].
 
-    ``bn_frozen``: in training, too, batch norms keep their statistics, weights and biases.
+    ``bn_frozen``: in training, too, batch norms keep their statistics, weights and biases. ``head_pool``: see
+    ``resnet3d.classified``.
     """
 
     def __init__(
@@ -66,12 +67,16 @@ class Csn(nn.Module):
         with_pool2: bool = False,
         eps: float = 1e-3,
         bn_frozen: bool = False,
+        head_pool: str = "global",
+        train_crop_px: int = 224,
         dropout_ratio: float = 0.5,
     ) -> None:
         super().__init__()
         if bottleneck_mode not in ("ip", "ir"):
             raise ValueError(f"bottleneck_mode {bottleneck_mode!r}; there are ip, ir")
         self.bn_frozen = bn_frozen
+        self.head_pool = head_pool
+        self.train_crop_px = train_crop_px
         self.stem = ConvBN(in_channels, base_channels, (3, 7, 7), (1, 2, 2), eps=eps)
         self.relu = nn.ReLU(inplace=True)
         self.pool1 = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if with_pool1 else nn.Identity()
@@ -98,9 +103,9 @@ class Csn(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
+        window = head_window(x, self.train_crop_px)
         x = self.pool1(self.relu(self.stem(x)))
         for number in (2, 3, 4, 5):
             x = self.get_submodule(f"res{number}")(x)
             x = self.pool2(x) if number == 2 else x
-        logits: Tensor = self.head(self.dropout(x.mean(dim=(2, 3, 4))))
-        return logits
+        return classified([x], self.dropout, self.head, head_pool=self.head_pool, window=window)

@@ -125,3 +125,47 @@ def test_a_plain_pickle_that_runs_a_program_is_refused_by_name(
         with pytest.raises(CheckpointError, match=rf"evil\.pkl: not read: holds the object {os.name}\.system"):
             models.load(path, trust=trust)
     assert not ran
+
+
+CONFIG = """
+DATA:
+  MEAN:
+  - 0.45
+  - 0.45
+  - 0.4
+  NUM_FRAMES: 32
+  SAMPLING_RATE: 2
+  STD:
+  - 0.225
+  - 0.225
+  - 0.225
+  TRAIN_CROP_SIZE: 64
+MODEL:
+  ARCH: slowfast
+SLOWFAST:
+  ALPHA: 8
+  FUSION_KERNEL_SZ: 5
+"""
+
+
+def test_above_the_training_crop_pyslowfast_means_softmaxes(golden: Path, tmp_path: Path, other_rule: Any) -> None:
+    """The config inside says 64 pixels: a picture of 96 has a map of 3 x 3, in which a window of 2 x 2 has 4 places."""
+    listed = json.loads((golden / "others" / "models" / "psf_slowfast_4x16_r50.json").read_text())
+    state = weights(listed, other_rule)
+    state["head.projection.weight"] *= 1e-4  # so that the softmax is not one-hot
+    torch.save({"model_state": state, "cfg": CONFIG}, tmp_path / "checkpoint_epoch_00196.pyth")
+    net = models.load(tmp_path / "checkpoint_epoch_00196.pyth")
+    assert (net.spec.name, net.spec.known["name"], net.spec.train_crop_px) == (
+        "slowfast_r50_4x16",
+        "config in the file",
+        64,
+    )
+    assert net.spec.mean == (0.45 * 255, 0.45 * 255, 0.4 * 255)
+    x = torch.from_numpy(other_rule.input_for((1, 3, 32, 96, 96)))
+    maps = []
+    net.body.head.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+    with torch.inference_mode():
+        probabilities = net(x).softmax(dim=1)
+        assert maps[0].shape[1] == 4
+        expected = net.body.head(maps[0]).softmax(dim=-1).mean(dim=1)
+    assert torch.allclose(probabilities, expected, atol=1e-6)
