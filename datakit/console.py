@@ -57,7 +57,7 @@ def progress(items: Iterable[T], *, total: int, what: str, note: Callable[[], st
 
     ``note`` is asked for a short text to stand behind the count ("3 failed").
     """
-    if sys.stderr.isatty():
+    if total and sys.stderr.isatty():
         from tqdm import tqdm
 
         with tqdm(total=total, desc=what, unit="", file=sys.stderr, leave=False) as bar:

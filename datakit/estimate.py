@@ -24,10 +24,13 @@ NUM_LOOKED_AT = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One source and the seconds of it that are wanted; ``None``: all of it."""
+    """One source and what is to be made of it: ``seconds`` of it, or all. ``info`` where it was looked at already."""
 
     path: Path
+    variants: tuple[Variant, ...]
     seconds: float | None = None
+    info: probe.MediaInfo | None = None
+    folder_fps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +60,21 @@ def of_clip(
     return cpu_s, num_bytes
 
 
-def of_encoding(sources: Sequence[Source], variants: Sequence[Variant]) -> Effort | None:
+def of_encoding(sources: Sequence[Source]) -> Effort | None:
     """The effort for all of ``sources``, judged by some of them, evenly spread; ``None`` when none can be read."""
     looked_at = sources[:: max(1, len(sources) // NUM_LOOKED_AT)][:NUM_LOOKED_AT]
     efforts = []
     for source in looked_at:
         try:
-            info = probe.media_info(source.path)
+            info = source.info or probe.media_info(source.path, source.folder_fps)
         except (ItemError, OSError):
             continue
         frames = info.expected_frames
         if source.seconds is not None and info.fps:
             frames = round(min(source.seconds, info.duration_s) * info.fps)
         pixels = float(info.displayed_width * info.displayed_height)
-        sizes = [one.size(info.displayed_width, info.displayed_height) for one in variants]
-        efforts.append(of_clip(pixels, frames, variants, sizes))
+        sizes = [one.size(info.displayed_width, info.displayed_height) for one in source.variants]
+        efforts.append(of_clip(pixels, frames, source.variants, sizes))
     if not efforts:
         return None
     return Effort(
@@ -81,20 +84,19 @@ def of_encoding(sources: Sequence[Source], variants: Sequence[Variant]) -> Effor
     )
 
 
-def before_encoding(
-    name: str, sources: Sequence[Source], variants: Sequence[Variant], folder: Path, num_at_once: int, *, yes: bool
-) -> None:
-    """Say what encoding ``sources`` into ``variants`` below ``folder`` takes, when it is much.
+def before_encoding(name: str, sources: Sequence[Source], folder: Path, num_at_once: int, *, yes: bool) -> None:
+    """Say what making the variants of ``sources`` below ``folder`` takes, when it is much.
 
     Raises ``DataError`` when the disk is too small, ``UsageError`` when a person says no.
     """
-    effort = of_encoding(sources, variants)
+    effort = of_encoding(sources)
     if effort is None:
         return
     seconds = effort.cpu_s / num_at_once
+    names = dict.fromkeys(variant.name for source in sources for variant in source.variants)
     what = (
-        f"{name}: {effort.num_clips} clips into {', '.join(variant.name for variant in variants)}: "
-        f"about {console.duration(seconds)} with {num_at_once} at once"
+        f"{name}: {effort.num_clips} clips into {', '.join(names)}: about {console.duration(seconds)} "
+        f"with {num_at_once} at once"
     )
     ask_before(what, seconds, effort.num_bytes, folder, yes=yes, instead="--limit N makes a few")
 

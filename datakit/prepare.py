@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import catalog, console, encode, fetch, files, folders, labels, lists, manifest, probe, runner
+from . import catalog, console, encode, estimate, fetch, files, folders, labels, lists, manifest, probe, runner
 from .annotations import JOURNAL, ClipSpec
 from .asked import clips_asked_for
 from .catalog import Dataset, Layout, Variant
@@ -122,12 +122,15 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
         journal.add_to_setting("variants", [variant.name for variant in request.variants])
         work = _fresh_work_folder(request.set_dir)
         try:
-            specs = _with_files(request, dataset, journal, splits, specs, work)
+            with runner.here():
+                specs = _with_files(request, dataset, journal, splits, specs, work)
             jobs = list(_jobs(request, dataset, journal, specs, work))
             if request.limit is not None:
                 jobs = jobs[: request.limit]
             _say_what_comes(request, specs, jobs)
-            _encode_all(request, journal, _with_facts(request, journal, jobs, work), work)
+            jobs = _with_facts(request, journal, jobs, work)
+            _ask_before_much(request, jobs)
+            _encode_all(request, journal, jobs, work)
         finally:
             shutil.rmtree(work.parent, ignore_errors=True)
         counts = {}
@@ -506,6 +509,21 @@ def _say_what_is_stray(set_dir: Path, variant: Variant) -> None:
     stray = sorted(path for path in there if path not in listed)
     if stray:
         print(f"note: {len(stray)} clips in {folder} are on no list (any more), such as {stray[0]}", file=sys.stderr)
+
+
+def _ask_before_much(request: Request, jobs: Sequence[Job]) -> None:
+    sources = []
+    for job in jobs:
+        moment = job.spec.cut_s or (job.spec.start_s, job.spec.end_s)
+        seconds = moment[1] - moment[0] if moment[0] is not None and moment[1] is not None else None
+        sources.append(
+            estimate.Source(
+                path=job.source, variants=tuple(target.variant for target in job.targets), seconds=seconds,
+                info=job.facts.info if job.facts else None, folder_fps=job.folder_fps,
+            )
+        )  # fmt: skip
+    num_at_once = runner.num_at_once(request.num_jobs)
+    estimate.before_encoding(request.name, sources, request.set_dir, num_at_once, yes=request.fetching.yes)
 
 
 def _say_what_comes(request: Request, specs: Sequence[ClipSpec], jobs: Sequence[Job]) -> None:

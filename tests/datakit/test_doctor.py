@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -112,17 +113,18 @@ def test_the_price_of_a_clip_grows_with_its_pictures_and_equal_variants_cost_onc
 
 def test_the_effort_is_judged_from_the_sources(tmp_path: Path, make_video) -> None:  # type: ignore[no-untyped-def]
     video = make_video(tmp_path / "a.mp4", width=320, height=240, frames=48)
-    variants = [catalog.variant("256p")]
-    one = estimate.of_encoding([estimate.Source(path=video)], variants)
-    many = estimate.of_encoding([estimate.Source(path=video)] * 1000, variants)
-    half = estimate.of_encoding([estimate.Source(path=video, seconds=2.0)] * 1000, variants)
+    variants = (catalog.variant("256p"),)
+    whole = estimate.Source(path=video, variants=variants)
+    one = estimate.of_encoding([whole])
+    many = estimate.of_encoding([whole] * 1000)
+    half = estimate.of_encoding([estimate.Source(path=video, variants=variants, seconds=2.0)] * 1000)
     assert one is not None
     assert many is not None
     assert half is not None
     assert many.cpu_s == pytest.approx(1000 * one.cpu_s)
     assert half.num_bytes == pytest.approx(many.num_bytes / 2)
     (tmp_path / "broken.mp4").touch()
-    assert estimate.of_encoding([estimate.Source(path=tmp_path / "broken.mp4")], variants) is None
+    assert estimate.of_encoding([estimate.Source(path=tmp_path / "broken.mp4", variants=variants)]) is None
 
 
 class Terminal(io.StringIO):
@@ -157,3 +159,19 @@ def test_a_disk_that_is_too_small_is_refused_before_it_is_full(tmp_path: Path) -
     with pytest.raises(DataError, match=r"disk seems too small.*--yes goes on all the same"):
         ask(1e18, 60, tmp_path)
     ask(1e18, 60, tmp_path, yes=True)
+
+
+def test_prepare_asks_before_much_and_yes_goes_on(
+    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(estimate, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    words = ["prepare", "mine", "--raw", str(class_folders), "--variant", "256p", "--data-root", str(tmp_path / "data")]
+    with pytest.raises(UsageError, match="nothing was begun"):
+        main([*words, "--jobs", "2"])
+    said = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"mine: 6 clips into 256p: about \d s with 2 at once; 0.0 GB of disk, \d+", said), said
+    assert not list((tmp_path / "data").rglob("*.mp4"))
+    assert main([*words, "--yes", "--jobs", "2"]) == 5
+    assert len(list((tmp_path / "data").rglob("*.mp4"))) == 5
