@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from datakit import catalog, labels, lists
+from datakit import catalog, labels, lists, manifest
+from datakit.__main__ import main
 from datakit.catalog import Dataset
 from datakit.errors import BadManifest, UsageError
 
@@ -211,3 +212,30 @@ def test_orders_that_are_none(tmp_path: Path) -> None:
         path.write_text("\n".join(names))
         with pytest.raises(BadManifest, match=message):
             labels.ordered(dataset.classes, str(path), dataset)
+
+
+def test_an_order_is_kept_until_it_is_changed(tmp_path: Path, class_folders: Path) -> None:
+    root = ["--data-root", str(tmp_path / "data")]
+    other = tmp_path / "label_map.txt"
+    other.write_text("wave\njump_high\n")
+    prepare = ["prepare", "mine", "--raw", str(class_folders), "--variant", "256p", "--jobs", "2", *root]
+    assert main([*prepare, "--label-order", str(other)]) == 5
+    other.unlink()  # a file is read once
+    folder = tmp_path / "data/mine/256p"
+    assert main(prepare) == 5
+    assert main(["lists", "mine", "--tree", *root]) == 0
+    assert (folder / "lists/classes.txt").read_text() == "wave\njump high\n"
+    assert "0,wave,label_map.txt" in (folder / "lists/label_map.csv").read_text()
+    assert json.loads((folder / "manifest.lock").read_text())["label_order"] == "label_map.txt"
+    table = manifest.read(folder)
+    assert table.classes == ("wave", "jump high")
+    assert {clip.label_index for clip in table.clips if clip.label == "wave"} == {0}
+    assert (folder / "tree/val/jump_high/e.mp4").resolve() == folder / "val/jump_high/e.mp4"
+    listed = table.list_id(table.clips)
+    assert main(["lists", "mine", "--label-order", "sorted", *root]) == 0
+    assert mmaction2(folder / "lists/val_videos.txt") == [("val/wave/d.mp4", [1]), ("val/jump_high/e.mp4", [0])]
+    again = manifest.read(folder)
+    assert again.classes == ("jump high", "wave")
+    assert again.list_id(again.clips) == listed  # another numbering is no other list
+    with pytest.raises(UsageError, match="no label order and no file 'alphabetical'; type --label-order with one of"):
+        main(["lists", "mine", "--label-order", "alphabetical", *root])
