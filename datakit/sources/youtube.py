@@ -8,7 +8,7 @@
 
 Nobody is let through faster than the site allows, and when it asks for a pause all wait (``gate``). What it says is
 looked up in ``manifests/youtube.toml``: a rate limit says nothing about a video, a private video is gone. Parts are
-copied, not encoded again: their first picture may be a little before the margin.
+copied, not encoded again, and keep the clock of the whole video, so a cut finds the same pictures in both.
 """
 
 from __future__ import annotations
@@ -223,6 +223,7 @@ def _download(video: Video) -> dict[str, Any]:
     """Have the files of all sections; returns what to remember of them. Raises ``_Said``, ``OSError`` for our disk."""
     import yt_dlp
     from yt_dlp.networking.exceptions import RequestError
+    from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
     from yt_dlp.utils import YoutubeDLError
 
     unfinished = video.folder / "unfinished" / safe_name(video.id)
@@ -244,8 +245,14 @@ def _download(video: Video) -> dict[str, Any]:
                 "outtmpl": str(unfinished / "%(section_number|0)s.%(ext)s"),
             }
             if waiting[0].from_s is not None:
-                ranges = [{"start_time": one.from_s, "end_time": one.to_s} for one in waiting]
+                ranges = [
+                    {"start_time": one.from_s, "end_time": one.to_s, "index": number}
+                    for number, one in enumerate(waiting, start=1)
+                ]
                 options["download_ranges"] = lambda info, ydl: ranges
+            FFmpegPostProcessor._ffmpeg_location.set(
+                options["ffmpeg_location"]
+            )  # the option alone does not reach sections
             try:
                 with yt_dlp.YoutubeDL(options) as downloader:
                     info = downloader.extract_info(video.url, download=True)
@@ -340,7 +347,9 @@ def _options(order: Order) -> dict[str, Any]:
         "format": "bv*/b",  # sound is not needed
         "format_sort": [f"res:{order.table['short_side_px']}", "vcodec:h264", "ext:mp4:m4a"],
         "ffmpeg_location": encode.ffmpeg_program(),
-        "external_downloader_args": {"ffmpeg_o": ["-loglevel", "error"]},
+        # A part keeps the clock of its video: so where it is cut does not depend on which keyframe it begins with.
+        "external_downloader_args": {"ffmpeg_o": ["-loglevel", "error", "-copyts", "-avoid_negative_ts", "disabled"]},
+        "fixup": "never",
         "noplaylist": True,
         "quiet": True,
         "noprogress": True,
@@ -376,9 +385,8 @@ def _clips(
         for clip in section.clips:
             if got is not None:
                 path = (order.folder / got[0]).relative_to(order.set_dir)
-                from_s = section.from_s if section.from_s is not None else 0.0
                 row = Outcome(id=clip, stage=order.stage, key=got[1], status="ok", seconds=outcome.seconds,
-                              data={**data, "path": str(path), "from_s": from_s})  # fmt: skip
+                              data={**data, "path": str(path), "from_s": 0.0})  # fmt: skip
             else:
                 row = replace(outcome, id=clip, stage=order.stage, data=data)
                 if data.get("act") in ("slowly", "keep"):
@@ -389,7 +397,7 @@ def _clips(
 
 def _dated(row: Outcome, before: Outcome | None, most_days: int) -> Outcome:
     """Remember on which days a video was found to be gone; one that may come back is gone after several of them."""
-    days = sorted({*(before.data.get("days", []) if before is not None else []), datetime.now(UTC).date().isoformat()})
+    days = sorted({*(before.data.get("days", []) if before is not None else []), _today()})
     row = replace(row, message=f"{row.message} (since {days[0]})", data={**row.data, "days": days})
     if row.data["act"] == "slowly" and len(days) < most_days:
         return replace(row, error=Retryable.__name__)
@@ -407,6 +415,10 @@ def _final(known: Outcome | None, order: Order) -> bool:
 
 def _short(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 @cache
