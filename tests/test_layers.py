@@ -47,7 +47,7 @@ def ours(names: set[str]) -> set[str]:
 def allowed(name: str) -> set[str] | None:
     """Modules (with all below them) that ``name`` may import of ours; ``None``: all."""
     package, _, rest = name.partition(".")
-    if name in ENTRY_POINTS:
+    if name in ENTRY_POINTS or name.startswith("evalkit.commands"):  # the parts of an entry point
         return None
     if name in LEAVES:
         return set()

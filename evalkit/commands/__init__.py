@@ -1,0 +1,59 @@
+"""The commands of python -m evalkit, one module each, and what their command lines share.
+
+A module has ``add(commands)``, which describes the command line and names the function that is called with it. Heavy
+imports go into the functions, so that the help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from datakit import console
+
+if TYPE_CHECKING:
+    from ..scores import ScoreSet
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+SHOWN = 10  # missing clips
+
+
+def add_scores(sub: argparse.ArgumentParser, *, several: bool = True) -> None:
+    sub.add_argument("scores", type=Path, nargs="+" if several else None, metavar="SCORES")
+
+
+def add_json(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def add_across_copies(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--across-copies", action="store_true", help="compare although the files were not the same")
+
+
+def document(score_set: ScoreSet) -> dict[str, Any]:
+    """What ``metrics.json`` holds, and of a fusion its parts."""
+    from .. import metrics
+
+    return {**metrics.document(score_set, *metrics.rules(score_set)), **_parts(score_set)}
+
+
+def print_scores(kind: str, score_set: ScoreSet, as_json: bool, **more: str) -> None:
+    """The numbers of a score set on stdout."""
+    from .. import metrics
+
+    if as_json:
+        console.print_json(kind, {**document(score_set), **more})
+        return
+    print(metrics.describe(metrics.summary(score_set, *metrics.rules(score_set)), score_set.signature))
+    for part in _parts(score_set).get("fused", []):
+        print(f"part        {part['weight']:g} x {part['signature']}")
+    for entry in score_set.missing[:SHOWN]:
+        print(f"missing     {entry['id']}: {entry['reason']}")
+    if len(score_set.missing) > SHOWN:
+        print(f"missing     and {len(score_set.missing) - SHOWN} more; --json lists them all")
+
+
+def _parts(score_set: ScoreSet) -> dict[str, Any]:
+    return {"fused": score_set.meta["fused"]} if "fused" in score_set.meta else {}

@@ -1,0 +1,37 @@
+"""python -m evalkit compare: do runs differ, by more than chance, and in what."""
+
+from __future__ import annotations
+
+import argparse
+
+from datakit import console
+from datakit.errors import EXIT_DONE
+
+from . import Commands, add_across_copies, add_json, add_scores
+
+
+def add(commands: Commands) -> None:
+    compare = commands.add_parser("compare", help="do they differ by more than chance, and what was done differently")
+    add_scores(compare)
+    compare.add_argument("--metric", choices=("top1", "mean_class"), default="top1", help="(default: top1)")
+    compare.add_argument("--common", action="store_true", help="compare on the clips that both scored")
+    add_across_copies(compare)
+    add_json(compare)
+    compare.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    from .. import compare, scores
+
+    found = compare.compare_all(
+        [scores.load(path) for path in args.scores],
+        [str(path) for path in args.scores],
+        metric=args.metric,
+        common=args.common,
+        across_copies=args.across_copies,
+    )
+    if args.json:
+        console.print_json("evalkit-compare", {"comparisons": [comparison.to_dict() for comparison in found]})
+    else:
+        print("\n\n".join(compare.describe(comparison) for comparison in found))
+    return EXIT_DONE
