@@ -431,11 +431,12 @@ class VideoFile(Video):
                 raise _OtherPictures
             return
         width, height = self._stored
-        if self.kind == "flow":  # grey as stored: a conversion could stretch the range
-            if frame.format.name != "gray":
+        if self.kind == "flow":  # grey as stored: a conversion could stretch the range. FFmpeg adds empty chroma planes
+            if frame.format.name not in ("gray", "yuv420p", "yuvj420p"):
                 raise Unreadable(f"{self.path}: flow in {frame.format.name}, gray expected")
-            planes: Frames = frame.to_ndarray().reshape(2, self.height, self.width)  # type: ignore[assignment]
-            out[:] = planes.transpose(1, 2, 0)
+            luma = frame.planes[0]
+            rows = np.frombuffer(luma, np.uint8)[: luma.line_size * height].reshape(height, luma.line_size)  # type: ignore[call-overload]
+            out[:] = rows[:, :width].reshape(2, self.height, self.width).transpose(1, 2, 0)
             return
         # Default swscale conversion, as every reader of this field uses: they may differ in frames, not in colours.
         plane = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").planes[0]

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from .errors import DataError, ItemError, Retryable, ToolMissing, UsageError, WorkerDied
@@ -81,6 +82,15 @@ def run(
             idle_deaths += not suspects
             if idle_deaths > MOST_IDLE_DEATHS:
                 raise
+
+
+def fresh_workers() -> None:
+    """End the idle workers of earlier runs, before a stage that loads large libraries into them.
+
+    joblib remembers how large a worker was after its first item, takes 300 MB more for a leak, and ends it with a
+    warning; where warnings are errors, as in tests, that stops its manager and the run waits for ever.
+    """
+    get_reusable_executor().shutdown(wait=True)
 
 
 def _parallel(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class Parameters:
     stop: str
 
     def __post_init__(self) -> None:
-        known = {
+        known: dict[str, set[Any]] = {
             "median": {0, 5}, "pyramid": {"centres", "corners"}, "warp": set(_SHARPNESS), "stop": {"each", "estimate"},
         }  # fmt: skip
         for field, values in known.items():
