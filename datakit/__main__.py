@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from . import console
-from .commands import compare, doctor, fetch, leakage, lists, prepare, status, verify
+from .commands import adopt, compare, doctor, fetch, flow, leakage, lists, prepare, status, verify
 
-COMMANDS = (prepare, fetch, verify, lists, status, compare, leakage, doctor)  # in the order of the help
+COMMANDS = (prepare, adopt, fetch, verify, lists, status, compare, leakage, doctor, flow)  # in the order of the help
 
 
 def parser() -> argparse.ArgumentParser:

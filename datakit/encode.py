@@ -27,12 +27,13 @@ import av
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
+from av.video.frame import supported_np_pix_fmts
 
 from . import folders
 from .catalog import Variant
 from .errors import Retryable, ToolMissing, Unreadable
 from .probe import Checked as Checked
-from .probe import Part
+from .probe import Part, displayed_size, frame_rate
 from .reader import video_stream
 
 LARGEST_SIDE_PX = 16384  # x264 takes no more
@@ -206,34 +207,56 @@ def discard(parts: Sequence[Path]) -> None:
 
 def check(path: Path) -> Checked:
     """Decode ``path`` to the end and say what is in it. Raises ``Unreadable``: then it is no finished file."""
+    checked, broken, _ = examine(path)
+    if broken:
+        raise Unreadable(broken)
+    return checked
+
+
+def examine(path: Path) -> tuple[Checked, str, str]:
+    """What decoding ``path`` once finds, where decoding broke off ("": at the end), what the decoder complained of.
+
+    Frames are counted as ``reader`` gives them: up to the first that cannot be decoded. Sizes are those that a player
+    shows. Raises ``Unreadable`` when there is no frame at all.
+    """
     if path.is_dir():
-        return folders.check(path)
+        return folders.check(path), "", ""
     content = hashlib.sha256()
-    frames = 0
-    keyframes = []
+    frames, keyframes, broken = 0, [], ""
+    first = last = None
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+        with av.logging.Capture() as logs, av.open(str(path)) as container:
+            stream = video_stream(container, path)
             stream.codec_context.thread_count = 1
-            for frame in container.decode(stream):
-                if frame.key_frame:
-                    keyframes.append(frames)
-                for samples in samples_of(frame):
-                    content.update(samples)
-                frames += 1
-            width, height = stream.width, stream.height
-            fps = float(stream.average_rate or 0)
-            duration_s = float((stream.duration or 0) * (stream.time_base or Fraction(0)))
+            try:
+                for frame in container.decode(stream):
+                    first = first or frame
+                    last = frame
+                    if frame.key_frame:
+                        keyframes.append(frames)
+                    for samples in samples_of(frame):
+                        content.update(samples)
+                    frames += 1
+            except (OSError, av.FFmpegError) as error:
+                broken = f"decoding broke off after {frames} frames: {getattr(error, 'strerror', None) or error}"
+            if first is None or last is None:
+                raise Unreadable(broken or "no frame in it")
+            width, height = displayed_size(first, stream)
+            fps = frame_rate(stream, (first, last), frames)
+            duration_s = float((stream.duration or 0) * (stream.time_base or Fraction(0))) or (
+                frames / fps if fps else 0
+            )
             tag = container.metadata.get("comment", "")
-    except (OSError, av.FFmpegError, IndexError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise Unreadable(f"decoding broke off after {frames} frames: {reason}") from error
-    if frames == 0:
-        raise Unreadable("no frame in it")
-    return Checked(
+    except (OSError, av.FFmpegError) as error:
+        raise Unreadable(str(getattr(error, "strerror", None) or error)) from error
+    finally:
+        av.logging.set_level(level)
+    checked = Checked(
         frames=frames,
-        width=width,
-        height=height,
+        width=round(width),
+        height=round(height),
         fps=fps,
         duration_s=duration_s,
         keyframes=tuple(keyframes),
@@ -242,6 +265,7 @@ def check(path: Path) -> Checked:
         content_sha256=content.hexdigest(),
         tag=tag,
     )
+    return checked, broken, _plain("\n".join(f"[error] [{name}] {text.strip()}" for _, name, text in logs))
 
 
 def samples_of(frame: av.VideoFrame) -> Iterator[memoryview | bytes]:
@@ -249,7 +273,9 @@ def samples_of(frame: av.VideoFrame) -> Iterator[memoryview | bytes]:
     the same order, for a third of its time."""
     bytes_a_sample = (frame.format.components[0].bits + 7) // 8
     if len(frame.planes) != len(frame.format.components):
-        yield frame.to_ndarray().tobytes()  # packed or half-packed: lines do not hold one sample a column
+        # Packed, half-packed, palettes: lines do not hold one sample a column.
+        plain = frame if frame.format.name in supported_np_pix_fmts - {"pal8"} else frame.reformat(format="rgba")
+        yield plain.to_ndarray().tobytes()
         return
     for plane in frame.planes:
         samples, step, width = memoryview(plane), plane.line_size, plane.width * bytes_a_sample

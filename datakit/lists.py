@@ -122,11 +122,11 @@ def _row(
         return row
     if made.status == "damaged" and made.data["share"] < allow_damaged:
         return row
-    facts = {name: made.data[name] for name in _FACTS}
+    facts = {name: made.data[name] for name in FACTS}
     return {**row, **facts, "path": str(path)}
 
 
-_FACTS = ["frames", "fps", "width", "height", "duration_s", "keyframes", "bytes", "sha256", "content_sha256", "encoder"]
+FACTS = ["frames", "fps", "width", "height", "duration_s", "keyframes", "bytes", "sha256", "content_sha256", "encoder"]
 
 
 def write_lists(folder: Path, rows: Iterable[dict[str, Any]], classes: Sequence[str], order: str) -> None:
@@ -217,6 +217,15 @@ def _only_links(folder: Path) -> bool:
 
 
 def _lock(name: str, variant: Variant, rows: list[dict[str, Any]], allow_damaged: float) -> dict[str, Any]:
+    return {
+        **lock_of(name, variant.name, rows, allow_damaged),
+        "variant_hash": variant.hash,
+        "definition": variant.definition(),
+    }
+
+
+def lock_of(name: str, variant: str, rows: list[dict[str, Any]], allow_damaged: float) -> dict[str, Any]:
+    """What a lock says of any variant: counts and fingerprints of its splits, and the tools."""
     splits = {}
     for split in sorted({row["split"] for row in rows}):
         asked = [row for row in rows if row["split"] == split]
@@ -232,9 +241,7 @@ def _lock(name: str, variant: Variant, rows: list[dict[str, Any]], allow_damaged
     return {
         "schema": "actionkit-lock/1",
         "set": name,
-        "variant": variant.name,
-        "variant_hash": variant.hash,
-        "definition": variant.definition(),
+        "variant": variant,
         "allow_damaged": allow_damaged if allow_damaged <= 1 else None,
         "splits": splits,
         "encoders": sorted({row["encoder"] for row in rows if row.get("encoder")}),

@@ -158,12 +158,7 @@ def from_list(list_file: str | Path, root: str | Path, classes: str | Path | Non
     for needed in [list_path, folder, *([Path(classes)] if classes else [])]:
         if not needed.exists():
             raise UsageError(f"{needed} is not there; type --list FILE --root DIR [--classes FILE]")
-    entries: list[tuple[str, int]] = []
-    for number, line in enumerate(list_path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if line.strip():
-            entries.append(_list_line(line.strip(), folder, f"{list_path}:{number}"))
-    if not entries:
-        raise BadManifest(f"{list_path} lists no video")
+    entries = [(entry.path, entry.label) for entry in list_entries(list_path, folder)]
     highest = max(label for _, label in entries)
     if classes:
         names = tuple(Path(classes).read_text(encoding="utf-8-sig").splitlines())
@@ -192,6 +187,26 @@ def from_list(list_file: str | Path, root: str | Path, classes: str | Path | Non
     return Manifest(name=list_path.stem, variant="foreign", classes=names, clips=tuple(clips))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListEntry:
+    """One line of somebody's list: a path as it stands there, and the number of its class."""
+
+    path: str
+    label: int
+
+
+def list_entries(list_file: Path, root: Path) -> list[ListEntry]:
+    """The lines of somebody's list, as ``from_list`` says. Raises ``BadManifest`` with file and line."""
+    entries = [
+        _list_line(line.strip(), root, f"{list_file}:{number}")
+        for number, line in enumerate(list_file.read_text(encoding="utf-8-sig").splitlines(), start=1)
+        if line.strip()
+    ]
+    if not entries:
+        raise BadManifest(f"{list_file} lists no video")
+    return [ListEntry(path=path, label=label) for path, label in entries]
+
+
 def _list_line(line: str, folder: Path, where: str) -> tuple[str, int]:
     separator = " " if " " in line or "\t" in line else ","
     words = line.replace("\t", " ").split(separator)
@@ -206,4 +221,5 @@ def _list_line(line: str, folder: Path, where: str) -> tuple[str, int]:
         path = separator.join(words[:end])
         if (folder / path).exists():
             return path, label
-    return (words[0], label) if len(words) <= 3 else (separator.join(words[:-1]), label)
+    counted = len(words) == 3 and stem(words[1]) == words[1]  # path frames label, not "a b.mp4 label"
+    return (words[0], label) if counted else (separator.join(words[:-1]), label)

@@ -114,7 +114,7 @@ def media_info(path: Path, folder_fps: float = 0.0) -> MediaInfo:
                 raise Unreadable(f"{path.name}: no frame can be decoded")
             if stream.codec_context.color_trc in HDR_TRANSFERS:
                 raise Refused(f"HDR ({HDR_TRANSFERS[stream.codec_context.color_trc]}): tone mapping is not done")
-            width, height = _displayed(frame, stream)
+            width, height = displayed_size(frame, stream)
             base = stream.time_base or Fraction(1)
             span_s = float((index.pts[-1] - index.pts[0]) * base) if index.pts else 0.0
             last_s = float(index.pts[-1] * base - _zero_s(container)) if index.pts else 0.0
@@ -183,7 +183,7 @@ def part(path: Path, info: MediaInfo, start_s: float, end_s: float) -> Part:
             frame = next(container.decode(stream), None)  # the keyframe: none between it and the part has another size
             if frame is None:
                 raise Unreadable(f"no frame can be decoded from {start_s:g} s to {end_s:g} s")
-            width, height = _displayed(frame, stream)
+            width, height = displayed_size(frame, stream)
     except (OSError, av.FFmpegError) as error:
         raise Unreadable(f"{path.name}: {getattr(error, 'strerror', None) or error}") from error
     expected = len(found)
@@ -236,10 +236,22 @@ def _seek(container: av.container.InputContainer, stream: av.VideoStream, pts: i
         container.seek(0)
 
 
-def _displayed(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[Fraction, Fraction]:
+def displayed_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[Fraction, Fraction]:
     sar = stream.sample_aspect_ratio or Fraction(1)
     width, height = Fraction(frame.width) * sar, Fraction(frame.height)
     return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
+
+
+def frame_rate(stream: av.VideoStream, ends: tuple[av.VideoFrame, av.VideoFrame], frames: int) -> float:
+    """Frames a second; Matroska and FLV may claim their clock (1000), then the spacing of the frames counts.
+
+    ``ends``: the first and the last of ``frames`` frames.
+    """
+    claimed = float(stream.average_rate or 0)
+    first, last = (frame.pts for frame in ends)
+    if 0 < claimed <= reader.HIGHEST_BELIEVED_FPS or first is None or last is None or last == first:
+        return claimed
+    return (frames - 1) / float((last - first) * (stream.time_base or Fraction(1)))
 
 
 def _zero_s(container: av.container.InputContainer) -> Fraction:

@@ -43,9 +43,11 @@ def verify_one(expected: Expected) -> Outcome:
     if not expected.path.exists():
         return failed(Missing, f"{expected.path} is not there")
     try:
-        checked = encode.check(expected.path)
+        checked, broken, _ = encode.examine(expected.path)
     except Unreadable as error:
         return failed(Unreadable, f"{expected.path}: {error}")
+    if broken and checked.sha256 != expected.sha256:
+        return failed(Unreadable, f"{expected.path}: {broken}")
     if checked.frames != expected.frames:
         return failed(HashMismatch, f"{expected.path}: {checked.frames} frames, the manifest says {expected.frames}")
     if checked.sha256 != expected.sha256:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from .. import console
 from ..errors import EXIT_DONE
@@ -24,26 +27,42 @@ def add(commands: Commands) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import catalog, labels, lists
+    from .. import adopt, catalog, labels, lists
     from ..annotations import JOURNAL
     from ..journal import Journal
 
     folder, dataset = set_dir(args), catalog.dataset(args.name)
-    variants = prepared_variants(args)
-    with Journal.open(folder / JOURNAL) as journal:
-        if args.label_order:
-            labels.choose(journal, dataset, args.label_order, journal.clips())
-        allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
-        if args.tree:
-            for name in variants:
-                classes, rows = lists.table(folder, catalog.variant(name), journal, dataset, allowed)
-                print(
-                    f"{folder / name / 'tree'}: {lists.write_tree(folder / name, rows, classes)} links", file=sys.stderr
-                )
-        counts = {name: lists.write(folder, catalog.variant(name), journal, dataset, allowed) for name in variants}
+    counts = {}
+    ours = []
+    for name in prepared_variants(args):
+        if not adopt.is_adopted(folder / name):
+            ours.append(name)
+            continue
+        with Journal.open(folder / name / JOURNAL) as journal:
+            if args.label_order:
+                adopt.renumber(journal, dataset, args.label_order)
+            if args.tree:
+                _tree(folder / name, adopt.table(journal), adopt.classes(journal))
+            counts[name] = adopt.write(folder / name, journal)
+    if ours:
+        with Journal.open(folder / JOURNAL) as journal:
+            if args.label_order:
+                labels.choose(journal, dataset, args.label_order, journal.clips())
+            allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
+            for name in ours:
+                if args.tree:
+                    classes, rows = lists.table(folder, catalog.variant(name), journal, dataset, allowed)
+                    _tree(folder / name, rows, classes)
+                counts[name] = lists.write(folder, catalog.variant(name), journal, dataset, allowed)
     if args.json:
         console.print_json("datakit-lists", {"set": args.name, "variants": counts})
     else:
         for name, statuses in counts.items():
             print(f"{folder / name / 'lists'}: {counted(statuses)}")
     return EXIT_DONE
+
+
+def _tree(folder: Path, rows: list[dict[str, Any]], classes: Sequence[str]) -> None:
+    from .. import lists
+
+    print(f"{folder / lists.TREE}: {lists.write_tree(folder, rows, classes)} links", file=sys.stderr)

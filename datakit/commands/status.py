@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..errors import EXIT_DONE
 from . import NOT_LET_IN, Commands, command, counted, set_dir
+
+if TYPE_CHECKING:
+    from ..rollup import Gap
 
 
 def add(commands: Commands) -> None:
@@ -18,23 +21,45 @@ def add(commands: Commands) -> None:
 
 
 def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """A row a clip for each variant, from the journal, also while a run is going on; with ``tries``, ``last_utc``."""
-    from .. import catalog, lists
+    """A row a clip for each variant, from the journals, also while a run is going on; with ``tries``, ``last_utc``."""
+    from .. import adopt, catalog, lists
     from ..annotations import JOURNAL
     from ..journal import Journal
     from ..layout import stage_of
 
     folder = set_dir(args)
+    adopted = sorted(path.parent for path in folder.glob(f"*/{JOURNAL}"))
     tables = {}
-    with Journal.read(folder / JOURNAL) as journal:
-        allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
-        for name in (journal.setting("variants") or "").split():
-            tries = journal.tries(stage_of(name))
-            _, rows = lists.table(folder, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
-            for row in rows:
-                row["tries"], row["last_utc"] = tries.get(row["id"], (0, None))
-            tables[name] = rows
+    if not adopted or (folder / JOURNAL).is_file():
+        with Journal.read(folder / JOURNAL) as journal:
+            allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
+            for name in (journal.setting("variants") or "").split():
+                _, rows = lists.table(folder, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
+                tables[name] = _with_tries(rows, journal.tries(stage_of(name)))
+    for variant in adopted:
+        with Journal.read(variant / JOURNAL) as journal:
+            tables[variant.name] = _with_tries(adopt.table(journal), journal.tries(adopt.STAGE))
     return tables
+
+
+def _with_tries(rows: list[dict[str, Any]], tries: dict[str, tuple[int, str]]) -> list[dict[str, Any]]:
+    for row in rows:
+        row["tries"], row["last_utc"] = tries.get(row["id"], (0, None))
+    return rows
+
+
+def _gaps(args: argparse.Namespace) -> tuple[list[Gap], dict[str, dict[str, int]]]:
+    """Videos and events that are missing whole, and how many are whole: of sets whose clips are parts of events."""
+    from .. import rollup
+    from ..annotations import JOURNAL
+    from ..journal import Journal
+
+    if not (set_dir(args) / JOURNAL).is_file():
+        return [], {}
+    with Journal.read(set_dir(args) / JOURNAL) as journal:
+        specs = journal.clips()
+    absent = {spec.id for spec in specs if spec.source is None or not spec.source.exists()}
+    return rollup.gaps(specs, absent), rollup.levels(specs, absent)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -52,8 +77,10 @@ def _status(args: argparse.Namespace) -> int:
                 Counter(_kind(row["status"], row["reason"]) for row in rows if row["reason"]).most_common()
             ),
         }
+    gaps, levels = _gaps(args)
     if args.json:
-        console.print_json("datakit-status", {"set": args.name, "variants": report})
+        whole = {"levels": levels, "gaps": [gap.to_dict() for gap in gaps]} if levels else {}
+        console.print_json("datakit-status", {"set": args.name, "variants": report, **whole})
         return EXIT_DONE
     for variant, entry in report.items():
         print(f"{args.name}/{variant}: {entry['frames']} frames")
@@ -62,6 +89,10 @@ def _status(args: argparse.Namespace) -> int:
         longest = max(entry["reasons"].values(), default=0)
         for reason, count in entry["reasons"].items():
             print(f"  {count:6} {'#' * max(1, round(30 * count / longest)):30} {reason}")
+    for kind, counts in levels.items():
+        print(f"{kind}: " + ", ".join(f"{number} {what}" for what, number in counts.items() if number))
+    for gap in gaps:
+        print(f"  {gap}")
     return EXIT_DONE
 
 
@@ -73,14 +104,22 @@ def _failed(args: argparse.Namespace) -> int:
         for row in rows
         if row["status"] not in ("ok", "pending")
     ]
+    gaps, levels = _gaps(args)
     if args.json:
-        console.print_json("datakit-failed", {"set": args.name, "failed": failed})
+        whole = {"gaps": [gap.to_dict() for gap in gaps]} if levels else {}
+        console.print_json("datakit-failed", {"set": args.name, **whole, "failed": failed})
         return EXIT_DONE
     together: dict[tuple[str, str, str], list[str]] = {}
     for row in failed:
         together.setdefault((row["id"], row["status"], str(row["reason"])), []).append(row["variant"])
+    reasons = {clip_id: f"{status}: {reason}" for clip_id, status, reason in together}
+    for gap in gaps:  # one line for a video, and not one for each of its hundred clips
+        why = {reasons[clip_id] for clip_id in gap.ids if clip_id in reasons}
+        print(f"{gap}" + (f" ({why.pop()})" if len(why) == 1 else ""))
+    said = {clip_id for gap in gaps for clip_id in gap.ids}
     for (clip_id, status, reason), variants in sorted(together.items()):
-        print(f"{clip_id}  {status}: {reason}  [{', '.join(variants)}]")
+        if clip_id not in said:
+            print(f"{clip_id}  {status}: {reason}  [{', '.join(variants)}]")
     if not failed:
         print(f"{args.name}: nothing failed, nothing is missing")
     return EXIT_DONE
