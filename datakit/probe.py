@@ -189,7 +189,7 @@ def part(path: Path, info: MediaInfo, start_s: float, end_s: float) -> Part:
     expected = len(found)
     missing_s = float((end_pts - last) * base) - (1 / info.fps if info.fps else 0.0)
     if missing_s > 0.1 * float(end - start) and missing_s * info.fps > 0.5:
-        expected += round(missing_s * info.fps)
+        expected += math.ceil(missing_s * info.fps - 0.1)
     return Part(
         start_s=start_s,
         end_s=end_s,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from datakit import catalog, encode, probe, reader
+from datakit import catalog, encode, manifest, probe, reader
+from datakit.__main__ import main
 from datakit.annotations import ClipSpec
 from datakit.errors import Refused, Unreadable
 from datakit.prepare import Job, Target, encode_source
@@ -196,3 +199,111 @@ def test_ffmpeg_is_told_to_seek(tmp_path: Path, make_video: Make) -> None:
     assert words[words.index("-ss") + 1] == "8.000000"
     assert words.index("-ss") < words.index("-i")
     assert subprocess.run(words, capture_output=True, check=True).returncode == 0
+
+
+@pytest.fixture
+def gym(tmp_path: Path, make_video: Make) -> Path:
+    """One whole video, one event of another, and nothing of two more videos."""
+    raw = tmp_path / "gym"
+    make_video(raw / "videos/0LtLS9wROrk.mp4", width=64, height=64, frames=400, fps=25, after=X264)
+    make_video(raw / "events/-_aEvent_00_E_000100_000104.mkv", width=64, height=64, frames=100, fps=25, after=X264)
+    elements = {
+        "0LtLS9wROrk": {"E_000002_000009": (2.04, 9.0, {"A_0000_0001": [[0.4, 1.2]], "A_0003_0005": [[3.0, 3.04]]}),
+                        "E_000010_000014": (10.0, 14.2, {"A_0003_0004": [[3.0, 3.4], [3.4, 4.0], [4.0, 4.68]]})},
+        "-_aEvent_00": {"E_000100_000104": (100.0, 104.0, {"A_0001_0002": [[1.0, 2.0]], "A_0003_0004": [[3.0, 4.5]]}),
+                        "E_000200_000210": (200.0, 210.0, {"A_0000_0001": [[0.0, 1.0]]})},
+        "gonegonegon": {"E_000001_000005": (1.0, 5.0, {"A_0000_0001": [[0.0, 1.0]], "A_0001_0002": [[1.0, 2.0]]}),
+                        "E_000010_000015": (10.0, 15.0, {"A_0000_0001": [[0.0, 1.0]]})},
+    }  # fmt: skip
+    times = {
+        video: {
+            event: {
+                "event": 1,
+                "timestamps": [[start, end]],
+                "segments": {name: {"stages": len(stages), "timestamps": stages} for name, stages in segments.items()},
+            }
+            for event, (start, end, segments) in events.items()
+        }
+        for video, events in elements.items()
+    }
+    folder = raw / "annotations"
+    folder.mkdir()
+    (folder / "finegym_annotation_info_v1.1.json").write_text(json.dumps(times))
+    names = [f"{v}_{e}_{a}" for v, events in elements.items() for e, (_, _, some) in events.items() for a in some]
+    (folder / "gym99_val_element.txt").write_text("".join(f"{name} {n}\n" for n, name in enumerate(names)))
+    return raw
+
+
+def test_elements_are_cut_once_from_whatever_holds_them(
+    tmp_path: Path, gym: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    words = ["prepare", "gym99", "--raw", str(gym), "--split", "val", "--data-root", str(root), "--jobs", "2"]
+    assert main([*words, "--variant", "256p", "--variant", "256p-frames"]) == 5
+    capsys.readouterr()
+    clips = {clip.id: clip for clip in manifest.read(root / "gym99/256p").clips}
+    counts = {
+        "0LtLS9wROrk_E_000002_000009_A_0000_0001": (61, 81),
+        "0LtLS9wROrk_E_000002_000009_A_0003_0005": (126, 127),  # 0.04 s: one frame
+        "0LtLS9wROrk_E_000010_000014_A_0003_0004": (325, 367),  # a vault: three stages, and it ends after its event
+        "-_aEvent_00_E_000100_000104_A_0001_0002": (25, 50),
+    }
+    for name, (first, last) in counts.items():
+        clip = clips[name]
+        assert (clip.status, clip.frames) == ("ok", last - first), name
+        assert clip.path == root / f"gym99/256p/val/{name}.mp4"
+        whole = reader.open(
+            gym / ("videos/0LtLS9wROrk.mp4" if name.startswith("0") else "events/-_aEvent_00_E_000100_000104.mkv")
+        )
+        wanted = whole.frames([first, last - 1])[:, ::4, ::4].astype(int)
+        found = reader.open(clip.path).frames([0, last - first - 1])[:, ::16, ::16].astype(int)
+        assert np.abs(wanted - found).mean() < 25
+    late = clips["-_aEvent_00_E_000100_000104_A_0003_0004"]  # the event's file ends before the element does
+    assert late.status == "damaged"
+    assert late.reason == "25 of 38 frames can be decoded: the file ends before the list says"
+    lists = root / "gym99/256p/lists"
+    assert {line.split()[0] for line in (lists / "val_videos.txt").read_text().splitlines()} == {
+        f"val/{name}.mp4" for name in counts
+    }
+    frames = dict(
+        line.split()[:2] for line in (root / "gym99/256p-frames/lists/val_frames.txt").read_text().splitlines()
+    )
+    assert frames == {f"val/{name}": str(last - first) for name, (first, last) in counts.items()}
+    assert main(["status", "gym99", "--data-root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "videos: 1 whole, 1 in part, 1 missing" in said
+    assert "events: 3 whole, 3 missing" in said
+    assert "  video gonegonegon is missing: 2 events, 3 elements" in said
+    assert "  event -_aEvent_00_E_000200_000210 is missing: 1 element\n" in said
+    assert main(["failed", "gym99", "--data-root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("video gonegonegon is missing: 2 events, 3 elements (missing: no file of that name")
+    assert "gonegonegon_E" not in said
+    assert "-_aEvent_00_E_000100_000104_A_0003_0004  damaged: " in said
+    # The second run decodes nothing; the longer file, once it is there, gives the whole element.
+    before = {path: path.stat().st_mtime_ns for path in (root / "gym99/256p").rglob("*.mp4")}
+    main([*words, "--variant", "256p"])
+    assert {path: path.stat().st_mtime_ns for path in (root / "gym99/256p").rglob("*.mp4")} == before
+
+
+def test_a_long_video_is_hashed_once(tmp_path: Path, gym: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datakit import prepare
+    from datakit.journal import Journal
+    from datakit.layout import FILE_STAGE, SOURCE_STAGE
+
+    root = tmp_path / "data"
+    main(["prepare", "gym99", "--raw", str(gym), "--split", "val", "--data-root", str(root), "--variant", "native"])
+    with Journal.read(root / "gym99/journal.sqlite") as journal:
+        files, clips = journal.outcomes(FILE_STAGE), journal.outcomes(SOURCE_STAGE)
+    assert {Path(path).name for path in files} == {"0LtLS9wROrk.mp4", "-_aEvent_00_E_000100_000104.mkv"}
+    assert len({outcome.key for outcome in clips.values()}) == 2
+    (one,) = [outcome for path, outcome in files.items() if path.endswith(".mp4")]
+    facts = prepare.Facts(
+        stat=one.data["stat"], sha256=one.data["sha256"], info=probe.MediaInfo.from_dict(one.data["info"])
+    )
+    monkeypatch.setattr(encode, "sha256_file", lambda path: pytest.fail(f"{path} was hashed again"))
+    source = gym / "videos/0LtLS9wROrk.mp4"
+    todo = replace(job(tmp_path, source, (1.0, 1.1)), facts=facts)
+    monkeypatch.setattr(prepare, "_make", lambda job, sha256, info: {"native": {"sha256": sha256, "info": info}})
+    made = encode_source(todo).data["variants"]["native"]
+    assert (made["sha256"], made["info"]) == (facts.sha256, probe.media_info(source))
