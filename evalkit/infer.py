@@ -101,16 +101,21 @@ class Views:
 
     def cut(self, numbers: Sequence[int]) -> Tensor:
         """These views as uint8 [len(numbers), C, T, h, w]."""
-        num_rows = len(self.rows)
-        parts = []
+        num_rows, num_frames = self.rows.shape
+        height, width = self.boxes[0][2:]
+        out = resize.new((len(numbers), self.x_nCHW.shape[1], num_frames, height, width), self.x_nCHW.device)
+        start = 0
         for crop, group in itertools.groupby(numbers, key=lambda number: number // num_rows):
             box, mirror = divmod(crop, 2) if self.mirrored else (crop, 0)
-            top, left, height, width = self.boxes[box]
+            top, left = self.boxes[box][:2]
+            x_nChw = self.x_nCHW[:, :, top : top + height, left : left + width]
             places = self.rows[[number % num_rows for number in group]]
-            part = self.x_nCHW[:, :, top : top + height, left : left + width].index_select(0, places.reshape(-1))
-            part = part.view(*places.shape, *part.shape[1:]).transpose(1, 2)
-            parts.append(_mirrored(part) if mirror else part)
-        return torch.cat(parts)
+            part = out[start : start + len(places)]
+            _gather(x_nChw, places, part)
+            if mirror:
+                part.copy_(_mirrored(part))
+            start += len(places)
+        return out
 
 
 def rgb(planes: Tensor, colours: Colours) -> Tensor:
@@ -121,6 +126,17 @@ def rgb(planes: Tensor, colours: Colours) -> Tensor:
         for channel, values in enumerate(channels):
             out[start : start + CONVERTED_AT_ONCE, channel] = values
     return out.permute(0, 2, 3, 1)
+
+
+def _gather(x_nChw: Tensor, places: Tensor, out_RCThw: Tensor) -> None:
+    """Frames ``places`` [R, T] of the n; on a CPU one copy a frame, on a GPU two of everything."""
+    if x_nChw.device.type == "cpu":
+        for out_CThw, row in zip(out_RCThw, places.tolist(), strict=True):
+            for time, place in enumerate(row):
+                out_CThw[:, time] = x_nChw[place]
+    else:
+        chosen = x_nChw.index_select(0, places.reshape(-1))
+        out_RCThw.copy_(chosen.view(*places.shape, *chosen.shape[1:]).transpose(1, 2))
 
 
 def _mirrored(x_NCTHW: Tensor) -> Tensor:
