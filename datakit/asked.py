@@ -7,6 +7,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
@@ -26,6 +27,7 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
 
     People's own videos have their files; the files of a data set are found by ``fetch``.
     """
+    request = replace(request, splits=tuple(SPLIT_NAMES.get(name.lower(), name) for name in request.splits))
     raw = request.raw or (Path(known) if (known := journal.setting("raw")) else None)
     if raw is None and dataset is None:
         raise UsageError(f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ...")

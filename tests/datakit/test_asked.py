@@ -71,7 +71,7 @@ def test_a_list_is_fetched_out_of_the_archive_it_is_published_in(tmp_path: Path,
     kept = tmp_path / "data/k600/raw/annotations/validate.csv"
     assert kept.read_bytes() == rows
     asked = len(server.requests)
-    ask(tmp_path / "data", "k600", mirror=server.url, splits=("val",))
+    ask(tmp_path / "data", "k600", mirror=server.url, splits=("validate",))  # by any of its names
     assert len(server.requests) == asked  # what is here is not fetched again
 
 
