@@ -106,6 +106,7 @@ def resized(rule: str, height: int, width: int, scale: Scale) -> tuple[int, int]
 
     scale  256                  short side, aspect kept
            (340, 256)           fits inside, whichever way round the frame is, aspect kept (mmaction2)
+           (-1, 256)            the same without a limit for the longer side: short side 256 (mmaction2)
            (171, 128, "stretch")  width and height, aspect lost
            0.5                  factor for both sides (mmaction2)
     mmaction2 rounds the longer side, the others cut it off.
@@ -122,6 +123,8 @@ def resized(rule: str, height: int, width: int, scale: Scale) -> tuple[int, int]
         return int(height * factor + 0.5), int(width * factor + 0.5)
     if not isinstance(scale, int):
         raise ValueError(f"scale {scale!r}: rule {rule} takes a short side or (width, height, 'stretch')")
+    if min(height, width) == scale:
+        return height, width  # without this, 115 / 112 * 112 would be cut to 114
     if rule == "pyslowfast":  # divides first; the other two multiply first: they can differ by a pixel
         longer = math.floor(max(height, width) / min(height, width) * scale)
     else:
@@ -261,12 +264,16 @@ def _pyslowfast(
 
     So without ``use_offset`` the last clip never reaches the end, and 32x2 at 30 fps is 0, 2, ..., 60, 63.
     """
-    if not fps:
-        raise DataError("rule pyslowfast samples by time: fps is needed")
-    span = max(1.0, frame_interval * clip_len / target_fps * fps)
+    span = max(1.0, frame_interval * clip_len / target_fps * _known("pyslowfast", fps))
     starts = _pyslowfast_starts(total_frames, span, num_clips, use_offset)
     rows = [_linspace(start, start + span - 1, clip_len) for start in starts]
     return np.clip(rows, 0, total_frames - 1).astype(np.int64)
+
+
+def _known(rule: str, fps: float | None) -> float:
+    if fps is None or not 0 < fps < math.inf:
+        raise DataError(f"rule {rule} samples by time: fps is needed, not {fps}")
+    return fps
 
 
 def _pyslowfast_starts(total_frames: int, span: float, num_clips: int, use_offset: bool) -> list[float]:
@@ -302,8 +309,7 @@ def _torchvision(
     step_between_clips: int = 1,
 ) -> Indices:
     """The video at ``frame_rate``, every run of ``clip_len`` frames a clip, ``num_clips`` of them evenly."""
-    if not fps:
-        raise DataError("rule torchvision samples by time: fps is needed")
+    fps = _known("torchvision", fps)
     step = fps / frame_rate
     if step.is_integer():
         frames: Indices = np.arange(0, total_frames, int(step))
@@ -387,7 +393,8 @@ def _mmaction2_factor(height: int, width: int, scale: float | tuple[int, ...]) -
         return scale
     if isinstance(scale, int):
         return scale / min(height, width)
-    return min(max(scale) / max(height, width), min(scale) / min(height, width))
+    longest, shortest = (math.inf, max(scale)) if -1 in scale else (max(scale), min(scale))
+    return min(longest / max(height, width), shortest / min(height, width))
 
 
 def _unknown(rule: str) -> str:

@@ -240,8 +240,9 @@ def test_what_a_rule_cannot_answer_is_refused() -> None:
     with pytest.raises(DataError, match="0 frames"):
         views.frame_indices("mmaction2-0.x", 0, 4, 16, 10)
     for rule in ("pyslowfast", "torchvision"):
-        with pytest.raises(DataError, match="fps is needed"):
-            views.frame_indices(rule, 300, 8, 8, 10)
+        for fps in (None, 0, -25.0, float("nan"), float("inf")):
+            with pytest.raises(DataError, match="fps is needed"):
+                views.frame_indices(rule, 300, 8, 8, 10, fps)
     with pytest.raises(DataError, match="two clips"):
         views.frame_indices("gluoncv", 300, 8, 8, 1)
     with pytest.raises(DataError, match="two clips"):
@@ -382,6 +383,21 @@ def test_sizes_of_the_others(others: dict[str, Any]) -> None:
         height, width = views.resized("pyslowfast", case["height"], case["width"], case["scale_size"])
         _, _, *out = views.crop_boxes("pyslowfast", height, width, case["size"], 3)[case["spatial_idx"]]
         assert out == case["out"]
+
+
+@given(rule=st.sampled_from(views.RULES), short=st.integers(1, 600), more=st.integers(0, 900), portrait=st.booleans())
+def test_a_frame_of_the_right_size_stays_as_it_is(rule: str, short: int, more: int, portrait: bool) -> None:
+    # PySlowFast 287ec00 slowfast/datasets/transform.py:48-97 returns such frames before it computes a size: 115/112*112
+    # is a little less than 115, and cutting it would lose a column.
+    size = (short + more, short) if portrait else (short, short + more)
+    assert views.resized(rule, *size, short) == size
+
+
+def test_short_side_as_mmaction2_writes_it() -> None:
+    for height, width in [(240, 320), (320, 240), (257, 1001), (100, 176)]:
+        for rule in ("mmaction2-0.x", "mmaction2-1.x"):
+            assert views.resized(rule, height, width, (-1, 256)) == views.resized(rule, height, width, 256)
+            assert views.resized(rule, height, width, (256, -1)) == views.resized(rule, height, width, 256)
 
 
 @given(height=st.integers(2, 2000), width=st.integers(2, 2000), size=st.integers(1, 512))
