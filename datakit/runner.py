@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 
 MOST_IDLE_DEATHS = 3  # workers that die before they have begun on anything: the machine is at fault, not a file
-IN_FLIGHT_A_THREAD = 4  # items that the scheduler knows for every thread of the cluster
+IN_FLIGHT_A_THREAD, LEAST_IN_FLIGHT = 4, 64  # items that the scheduler knows at a time
 CONNECT_S = 10.0
 LOOK_AGAIN_S = 30.0
 _GONE = "the Dask scheduler has gone; what is finished stays: start it and type the same command again"
@@ -233,9 +233,12 @@ def _submitted(
     rest = iter(items.items())
     flying: dict[str, str] = {}  # key of the future -> item
     futures = {}
+    num_threads, counted = _num_threads(client), time.monotonic()
     while True:
-        num_free = (1 if alone else IN_FLIGHT_A_THREAD * max(1, _num_threads(client))) - len(flying)
-        for item, job in islice(rest, max(0, num_free)):
+        if time.monotonic() - counted > LOOK_AGAIN_S:  # workers come and go
+            num_threads, counted = _num_threads(client), time.monotonic()
+        at_once = 1 if alone else max(LEAST_IN_FLIGHT, IN_FLIGHT_A_THREAD * num_threads)
+        for item, job in islice(rest, max(0, at_once - len(flying))):
             future = client.submit(_guarded, work, job, item, stage, notes, pure=False)
             flying[future.key], futures[future.key] = item, future
             future.add_done_callback(done.put)
