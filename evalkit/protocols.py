@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import typing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import manifests
-from datakit.errors import BadManifest, UsageError
+from datakit.errors import BadManifest, CropError, DataError, UsageError
 
+from . import views
 from .views import RULES
 
 MODES = ("efficient", "accurate")
@@ -20,6 +22,7 @@ _ROW_KEYS = {
     "version",
     "sampling",
     "num_clips",
+    "segments",
     "num_crops",
     "short_side_px",
     "resize_px",
@@ -27,6 +30,19 @@ _ROW_KEYS = {
     "aggregation",
     "options",
 }
+_ABOUT_KEYS = {"about", "source", "like", "origin", "in_place_of"}
+_SIZES = {"short_side_px", "resize_px"}  # one of the two: whoever sets one unsets the other
+
+
+class Network(typing.Protocol):
+    """What of a network decides how it is tested (``models.ModelSpec`` is one)."""
+
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def origin(self) -> str: ...
+    @property
+    def num_segments(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +50,8 @@ class Protocol:
     """How a video is tested. Clip length and frame interval are the network's, everything else is here.
 
     ``short_side_px`` (aspect kept) or ``resize_px`` = (width, height) (aspect lost): one of the two is given.
+    ``num_clips`` of a 2D network are its segments; with ``segments`` they are as many as the network has
+    (``for_network``), whatever is written here.
     ``num_crops``: 1, 3, 5, or 10 = the five, each followed by its mirror image. ``options`` go to
     ``views.frame_indices``.
     ``aggregation``: how the views of a video become its row of scores; a row of sampled frames is a view unless said
@@ -56,6 +74,7 @@ class Protocol:
     aggregation: str
     short_side_px: int | None = None
     resize_px: tuple[int, int] | None = None
+    segments: bool = False
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +111,13 @@ def names() -> list[str]:
 
 def modes(name: str) -> list[str]:
     """The modes of a protocol, in the order of the file."""
-    return [mode for mode, row in manifests.read("protocols")[name].items() if isinstance(row, dict)]
+    return list(_rows(name))
+
+
+def about(name: str) -> dict[str, str]:
+    """``about``, ``source`` and ``like`` of a protocol, as the file says them."""
+    row = manifests.read("protocols")[name]
+    return {key: row[key] for key in ("about", "source", "like") if key in row}
 
 
 def get(name: str, mode: str) -> Protocol:
@@ -102,23 +127,62 @@ def get(name: str, mode: str) -> Protocol:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"no protocol {name!r}{hint}; python -m evalkit protocols lists them")
-    if mode not in modes(name):
-        raise UsageError(f"protocol {name!r} has no mode {mode!r}; type --mode {' or --mode '.join(modes(name))}")
-    row = dict(table[name][mode])
-    try:
-        manifests.check_keys(row, _ROW_KEYS, f"protocols.toml [{name}.{mode}]")
-    except KeyError as error:
-        raise BadManifest(str(error.args[0])) from None
+    rows = _rows(name)
+    if mode not in rows:
+        raise UsageError(f"protocol {name!r} has no mode {mode!r}; type --mode {' or --mode '.join(rows)}")
+    row = rows[mode]
     if "resize_px" in row:
         row["resize_px"] = tuple(row["resize_px"])
     return Protocol(name=name, mode=mode, **row)
+
+
+def for_network(spec: Network, mode: str) -> Protocol:
+    """The protocol of a network: the row it names or, where the program that it comes from tests such networks in
+    another way, that program's row; with as many segments as the network has, where the row leaves that to it."""
+    protocol = get(name_for(spec.protocol, spec.origin), mode)
+    if protocol.segments and spec.num_segments:
+        return replace(protocol, num_clips=spec.num_segments)
+    return protocol
+
+
+def name_for(name: str, origin: str) -> str:
+    """The row that stands in place of ``name`` for files of ``origin``: ``("tsn", "mmaction2-1.x")`` -> tsn-tencrop."""
+    for other, row in manifests.read("protocols").items():
+        if origin in row.get("origin", ()) and name in row["in_place_of"]:
+            return str(other)
+    return name
+
+
+def _rows(name: str, *above: str) -> dict[str, dict[str, Any]]:
+    """mode -> row: those of the row that ``name`` is ``like``, then what it says of all modes, then of one."""
+    where = f"protocols.toml [{name}]"
+    table = manifests.read("protocols")
+    if name in above or name not in table:
+        raise BadManifest(f"protocols.toml: {' is like '.join([*above, name])}, " + (
+            "which is a circle" if name in above else "which is not there"))  # fmt: skip
+    row = table[name]
+    own = {key: value for key, value in row.items() if key not in _ABOUT_KEYS | _ROW_KEYS and isinstance(value, dict)}
+    shared = {key: value for key, value in row.items() if key not in _ABOUT_KEYS and key not in own}
+    base = _rows(row["like"], *above, name) if "like" in row else {}
+    rows = {}
+    for mode in dict.fromkeys([*base, *own]):
+        rows[mode] = base.get(mode, {})
+        for part in (shared, own.get(mode, {})):
+            try:
+                manifests.check_keys(part, _ROW_KEYS, f"{where} {mode}")
+            except KeyError as error:
+                raise BadManifest(str(error.args[0])) from None
+            kept = {key: value for key, value in rows[mode].items() if key not in _SIZES or not _SIZES & part.keys()}
+            rows[mode] = kept | part
+    return rows
 
 
 def parse_views(text: str, base: Protocol) -> Protocol:
     """``5x1@224`` (clips x crops @ crop side) in place of the base's views; everything else stays the base's.
 
     Three crops lie along the longer side, so the short side becomes the crop's side; one, five and ten crops leave it
-    as it is unless the crop is larger. Raises ``UsageError`` when ``text`` is not of this form.
+    as it is unless the crop is larger. Raises ``UsageError`` when ``text`` is not of this form, and when the rules of
+    the base know no such views.
     """
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)@([1-9]\d*)", text.strip())
     if match is None or int(match[2]) not in NUM_CROPS:
@@ -130,6 +194,25 @@ def parse_views(text: str, base: Protocol) -> Protocol:
     short_side_px = base.short_side_px
     if short_side_px is not None:
         short_side_px = crop_px if num_crops == 3 else max(short_side_px, crop_px)
-    return replace(
-        base, mode=text.strip(), num_clips=num_clips, num_crops=num_crops, crop_px=crop_px, short_side_px=short_side_px
+    found = replace(
+        base,
+        mode=match[0],
+        num_clips=num_clips,
+        num_crops=num_crops,
+        crop_px=crop_px,
+        short_side_px=short_side_px,
+        segments=False,
     )
+    try:
+        _try(found)
+    except (CropError, DataError) as error:
+        raise UsageError(f"--views {text}: not under protocol {base.name}: {error}") from None
+    return found
+
+
+def _try(protocol: Protocol) -> None:
+    """Raise the error of ``views`` if every video of usual size would fail under this protocol."""
+    views.frame_indices(protocol.sampling, 300, 8, 2, protocol.num_clips, 30.0, **protocol.options)
+    height, width = views.resized(protocol.sampling, 480, 640, protocol.scale)
+    num_boxes = 5 if protocol.num_crops == 10 else protocol.num_crops
+    views.crop_boxes(protocol.sampling, height, width, protocol.crop_px, num_boxes)

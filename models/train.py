@@ -140,7 +140,7 @@ def validation(
     if not clips:
         log.info("no val split: nothing is validated, best.pth will not be written")
         return None
-    protocol = protocols.get(net.spec.protocol, "efficient")
+    protocol = protocols.for_network(net.spec, "efficient")
 
     def validate(net: Recognizer) -> Mapping[str, float]:
         outcomes = list(infer.score(clips, net, protocol, device=device))
