@@ -62,11 +62,31 @@ def _gaps(args: argparse.Namespace) -> tuple[list[Gap], dict[str, dict[str, int]
     return rollup.gaps(specs, absent), rollup.levels(specs, absent)
 
 
+def _files(args: argparse.Namespace) -> dict[str, dict[str, int]]:
+    """How many clips of each split have their file, and why others do not; before anything is encoded."""
+    from collections import Counter
+
+    from ..annotations import JOURNAL
+    from ..journal import Journal
+    from ..sources import reasons
+
+    with Journal.read(set_dir(args) / JOURNAL) as journal:
+        specs, why = journal.clips(), reasons(journal)
+    counts: dict[str, Counter[str]] = {}
+    for spec in specs:
+        there = spec.source is not None and spec.source.exists()
+        status = "ok" if there else why[spec.id].error.lower() if spec.id in why else "missing"
+        counts.setdefault(spec.split, Counter())[status] += 1
+    return {split: dict(counts[split]) for split in sorted(counts)}
+
+
 def _status(args: argparse.Namespace) -> int:
     from collections import Counter
 
     report: dict[str, dict[str, Any]] = {}
-    for variant, rows in _now(args).items():
+    tables = _now(args)
+    files = {} if tables else _files(args)
+    for variant, rows in tables.items():
         report[variant] = {
             "splits": {
                 split: dict(Counter(row["status"] for row in rows if row["split"] == split))
@@ -80,8 +100,12 @@ def _status(args: argparse.Namespace) -> int:
     gaps, levels = _gaps(args)
     if args.json:
         whole = {"levels": levels, "gaps": [gap.to_dict() for gap in gaps]} if levels else {}
-        console.print_json("datakit-status", {"set": args.name, "variants": report, **whole})
+        console.print_json("datakit-status", {"set": args.name, "variants": report, "files": files, **whole})
         return EXIT_DONE
+    for split, statuses in files.items():
+        print(f"{args.name} {split}: {sum(statuses.values())} asked for, files: {counted(statuses)}")
+    if not tables and not files:
+        print(f"{args.name}: nothing was asked for yet; type: python -m datakit prepare {args.name} --variant VARIANT")
     for variant, entry in report.items():
         print(f"{args.name}/{variant}: {entry['frames']} frames")
         for split, statuses in entry["splits"].items():

@@ -7,9 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from datakit import runner
+from datakit.__main__ import main
+from datakit.annotations import ClipSpec
 from datakit.errors import Unreadable
 from datakit.journal import Journal, Outcome
+from datakit.sources import fetch_stage
 
 
 def work(job: str) -> Outcome:
@@ -78,3 +83,23 @@ def test_workers_take_no_new_item_when_the_run_is_killed(tmp_path: Path) -> None
     begun = len(list(done.iterdir()))
     time.sleep(1.5)
     assert len(list(done.iterdir())) == begun
+
+
+def test_status_before_anything_is_encoded_counts_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = tmp_path / "a.mp4"
+    there.touch()
+    journal_file = tmp_path / "data/mine/journal.sqlite"
+    words = ["status", "mine", "--data-root", str(tmp_path / "data")]
+    with Journal.open(journal_file):
+        pass
+    assert main(words) == 0
+    assert "mine: nothing was asked for yet; type: python -m datakit prepare mine" in capsys.readouterr().out
+    with Journal.open(journal_file) as journal:
+        clips = [
+            ClipSpec(id=name, video=name, split="val", label=None, source=tmp_path / f"{name}.mp4") for name in "abc"
+        ]
+        journal.replace_clips({"val"}, clips)
+        journal.set_setting("sources", "youtube")
+        journal.add([Outcome(id="b", stage=fetch_stage("youtube"), status="failed", error="Gone", message="private")])
+    assert main(words) == 0
+    assert "mine val: 3 asked for, files: 1 ok, 1 gone, 1 missing" in capsys.readouterr().out
