@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from . import console
-from .commands import adopt, compare, doctor, fetch, flow, leakage, lists, prepare, status, verify
+from .commands import adopt, compare, doctor, fetch, flow, leakage, lists, prepare, show, status, verify
 
-COMMANDS = (prepare, adopt, fetch, verify, lists, status, compare, leakage, doctor, flow)  # in the order of the help
+# In the order of the help.
+COMMANDS = (prepare, adopt, fetch, flow, verify, lists, status, show, compare, leakage, doctor)
 
 
 def parser() -> argparse.ArgumentParser:
