@@ -134,12 +134,10 @@ def make_flow(request: Request) -> tuple[str, dict[str, int]]:
         return variant.name, write(request.set_dir, variant, journal)
 
 
-def stored_variant(journal: Journal, name: str) -> FlowVariant:
-    """How the flow variant ``name`` was made last."""
-    known = journal.setting(f"flow:{name}")
-    if known is None:
-        raise BadManifest(f"the journal knows no flow {name}; type: python -m datakit flow NAME --variant VARIANT")
-    return FlowVariant(**json.loads(known))
+def stored_variants(journal: Journal) -> dict[str, FlowVariant]:
+    """The flow variants of a set, each as it was made last."""
+    known = {name: journal.setting(f"flow:{name}") for name in (journal.setting(FLOWS_SETTING) or "").split()}
+    return {name: FlowVariant(**json.loads(how)) for name, how in known.items() if how}
 
 
 def write(set_dir: Path, variant: FlowVariant, journal: Journal) -> dict[str, int]:

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import flow
+    from .. import flow, runner
     from ..flowset import Request, make_flow
 
     if not args.variant:
@@ -62,7 +62,8 @@ def main(args: argparse.Namespace) -> int:
         limit=args.limit,
         retry_failed=args.retry_failed,
     )
-    variant, statuses = make_flow(request)
+    with runner.on_cluster(args.cluster):
+        variant, statuses = make_flow(request)
     bad = set(statuses) - {"ok", "pending"}
     if args.json:
         console.print_json("datakit-flow", {"set": request.name, "variants": {variant: statuses}})

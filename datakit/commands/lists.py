@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import adopt, catalog, labels, lists
+    from .. import adopt, catalog, flowset, labels, lists
     from ..annotations import JOURNAL
     from ..journal import Journal
 
@@ -49,7 +49,12 @@ def main(args: argparse.Namespace) -> int:
             if args.label_order:
                 labels.choose(journal, dataset, args.label_order, journal.clips())
             allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
-            for name in ours:
+            flows = flowset.stored_variants(journal)
+            # Flow after the variants that it is of: its lists take their labels from there.
+            for name in sorted(ours, key=lambda name: name in flows):
+                if name in flows:
+                    counts[name] = flowset.write(folder, flows[name], journal)
+                    continue
                 if args.tree:
                     classes, rows = lists.table(folder, catalog.variant(name), journal, dataset, allowed)
                     _tree(folder / name, rows, classes)

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """A row a clip for each variant, from the journals, also while a run is going on; with ``tries``, ``last_utc``."""
-    from .. import adopt, catalog, lists
+    from .. import adopt, catalog, flowset, lists
     from ..annotations import JOURNAL
     from ..journal import Journal
     from ..layout import stage_of
@@ -35,6 +35,9 @@ def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
             allowed = float(journal.setting("allow_damaged") or NOT_LET_IN)
             for name in (journal.setting("variants") or "").split():
                 _, rows = lists.table(folder, catalog.variant(name), journal, catalog.dataset(args.name), allowed)
+                tables[name] = _with_tries(rows, journal.tries(stage_of(name)))
+            for name, flow in flowset.stored_variants(journal).items():
+                _, rows = flowset.table(folder, flow, journal)
                 tables[name] = _with_tries(rows, journal.tries(stage_of(name)))
     for variant in adopted:
         with Journal.read(variant / JOURNAL) as journal:

@@ -349,3 +349,32 @@ def test_json_of_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_estimator_is_made_once_a_process() -> None:
     assert flowset._estimator("tvl1", "fast", "cpu", None) is flowset._estimator("tvl1", "fast", "cpu", None)
+
+
+@pytest.mark.usefixtures("here")
+def test_status_failed_lists_and_verify_know_flow(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_flow(root)
+
+    def said(command: str, *more: str) -> Any:
+        capsys.readouterr()
+        code = main([command, "mine", "--data-root", str(root), "--json", *more])
+        return code, json.loads(capsys.readouterr().out)
+
+    assert said("status")[1]["variants"]["native-flow"]["splits"] == {
+        "train": {"ok": 2}, "val": {"ok": 1, "refused": 1, "unreadable": 1},
+    }  # fmt: skip
+    failed = {(row["variant"], row["id"]): row["reason"] for row in said("failed")[1]["failed"]}
+    assert "one frame" in failed["native-flow", "one"]
+    before = (root / "mine/native-flow/manifest.parquet").read_bytes()
+    (root / "mine/native-flow/lists/val_flow.txt").unlink()
+    assert said("lists")[1]["variants"]["native-flow"] == {"ok": 3, "refused": 1, "unreadable": 1}
+    assert (root / "mine/native-flow/lists/val_flow.txt").is_file()
+    assert (root / "mine/native-flow/manifest.parquet").read_bytes() == before
+    for container in ("frames", "mp4"):
+        make_flow(root, "--container", container)
+        code, report = said("verify", "--variant", "native-flow")
+        assert (code, report["variants"]["native-flow"]["ok"]) == (0, 3)
+    path = root / "mine/native-flow/val/wave/d.mp4"
+    path.write_bytes(path.read_bytes()[:-200])
+    code, report = said("verify", "--variant", "native-flow")
+    assert (code, [bad["id"] for bad in report["variants"]["native-flow"]["bad"]]) == (5, ["d"])
