@@ -211,3 +211,12 @@ def test_folder_that_cannot_be_trusted_is_refused_by_name(tmp_path: Path) -> Non
         assert video.num_frames == 3
         with pytest.raises(IndexError, match="whole"):
             video.frames([3])
+
+
+def test_mirrored_flow_turns_the_sign_of_x_alone(golden: Path) -> None:
+    with np.load(golden / "mmaction2" / "pipeline.npz", allow_pickle=False) as stored:
+        flow, wanted = stored["flow_frames"][:4], stored["flow_flip/correct_v0.24.1_semantics"]
+        frames, wrong = stored["rgb_frames"], stored["flow_flip/v1.2.0_as_is(BUG)"]
+    assert np.array_equal(reader.mirrored(flow), wanted)
+    assert not np.array_equal(wanted, wrong)
+    assert np.array_equal(reader.mirrored(frames), frames[:, :, ::-1])
