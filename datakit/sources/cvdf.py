@@ -10,6 +10,7 @@ clips lie in a folder of its own, without the folders it had inside; so each one
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import sys
@@ -72,6 +73,7 @@ def fetch(specs: Sequence[ClipSpec], order: Order) -> Iterator[list[Outcome]]:
             yield [replace(outcome, data={key: outcome.data[key] for key in outcome.data if key != "taken"}), *clips]
             if not order.options.keep_archives:  # what was in it is in the journal now
                 by_id[outcome.id].file.unlink(missing_ok=True)
+            _lock_of(by_id[outcome.id]).unlink(missing_ok=True)
             _say_what_was_wrong(outcome)
     if not left:
         done |= order.journal.outcomes(archive_stage(order.name))
@@ -115,6 +117,13 @@ def size(splits: set[str], order: Order) -> tuple[int, int]:
 
 def get(archive: Archive) -> Outcome:
     """In a worker: download one archive and take its clips out. One that is broken is downloaded a second time."""
+    archive.file.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_of(archive).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a worker whose run was killed may still be at it
+        return _get(archive)
+
+
+def _get(archive: Archive) -> Outcome:
     received = 0
     for last in (False, True):
         downloaded = http.download(archive.url, archive.file, patience=archive.patience)
@@ -139,6 +148,10 @@ def get(archive: Archive) -> Outcome:
         message=broken,
         data={**data, "passed_over": passed_over, "taken": taken},
     )
+
+
+def _lock_of(archive: Archive) -> Path:
+    return archive.file.with_name(f"{archive.file.name}.lock")
 
 
 def _take_out(archive: Archive, taken: list[list[Any]], passed_over: list[list[Any]]) -> None:

@@ -118,6 +118,7 @@ def test_every_clip_is_accounted_for(
     site.publish("part_3.tar.gz", tar([*evil, *site.ask(40)], extra=links))
     for number in (4, 5, 6, 7):
         site.publish(f"part_{number}.tar.gz", tar(site.ask(40)))
+    server.faults["/kinetics/400/val/part_3.tar.gz"] = [Fault(times=2, lie_bytes=-700)]  # less than there is
     server.faults["/kinetics/400/val/part_4.tar.gz"] = [Fault(times=3, cut_after=20_000)]
     server.faults["/kinetics/400/val/part_5.tar.gz"] = [
         Fault(times=1, status=500),

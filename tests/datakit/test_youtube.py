@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import manifests
-from datakit import catalog, errors
+from datakit import catalog, errors, manifest
 from datakit.annotations import JOURNAL, ClipSpec
 from datakit.errors import KitError, Retryable, ToolMissing
 from datakit.fetch import with_files
@@ -20,6 +21,7 @@ from datakit.sources import Options, fetch_stage, http, youtube
 from datakit.sources.gate import Gate
 from tests.datakit.conftest import MakeVideo
 from tests.datakit.server import Fault, Server, serving
+from tests.datakit.test_sources import Site, tar
 
 QUICK = http.Patience(tries=2, first_pause_s=0.001, longest_pause_s=0.002, timeout_s=5)
 ROWS = youtube.messages()
@@ -286,7 +288,7 @@ def test_gate_keeps_a_pause_over_a_restart_but_not_for_ever(tmp_path: Path) -> N
     assert 0.1 < time.time() - start < 5
 
 
-class Site:
+class Voice:
     """Instead of the site: says of each video what the test wants it to say."""
 
     def __init__(self, said: dict[str, list[str]]) -> None:
@@ -322,14 +324,14 @@ def video(tmp_path: Path, name: str) -> youtube.Video:
 def test_what_is_done_about_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], error: str, num_asked: int
 ) -> None:
-    site = Site({"v": list(said)})
+    site = Voice({"v": list(said)})
     monkeypatch.setattr(youtube, "_download", site)
     assert youtube.get(video(tmp_path, "v")).error == error
     assert len(site.asked) == num_asked
 
 
 def test_a_bot_check_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(youtube, "_download", Site({"v": ["Sign in to confirm you're not a bot"]}))
+    monkeypatch.setattr(youtube, "_download", Voice({"v": ["Sign in to confirm you're not a bot"]}))
     youtube.get(video(tmp_path, "v"))
     with pytest.raises(KitError, match="not asked for: bot check"):
         youtube.get(video(tmp_path, "w"))
@@ -345,3 +347,30 @@ def test_unavailable_without_a_reason_is_gone_after_days(monkeypatch: pytest.Mon
         known = youtube._dated(row, known, 3)
         assert known.error == expected
         assert known.message == "unavailable (since 2026-11-01)"
+
+
+@needs_setup
+def test_the_site_fills_what_the_archives_lack(
+    tmp_path: Path, server: Server, long_video: Path, make_video: MakeVideo
+) -> None:
+    """The whole command: archives, then the site, one cut, one encode; what nobody has is named with its reason."""
+    clip_bytes = make_video(tmp_path / "c.mp4", frames=25, fps=25).read_bytes()
+    site = Site(server.root, [clip_bytes])
+    site.publish("part_0.tar.gz", tar(site.ask(3)))
+    site.rows += ["archery,zzzzzzzzzzz,12,15,val", "archery,yyyyyyyyyyy,12,15,val"]
+    site.publish("part_1.tar.gz", tar(site.ask(1)))
+    (server.root / "v.mp4").hardlink_to(long_video)
+    server.aliases["/watch?v=zzzzzzzzzzz"] = "/v.mp4"
+    command = [sys.executable, "-m", "datakit", "prepare", "k400", "--split", "val", "--variant", "256p", "--json",
+               "--data-root", str(tmp_path / "data"), "--mirror", server.url, "--source", "cvdf,youtube"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == errors.EXIT_SOME_FAILED, done.stderr
+    assert json.loads(done.stdout)["variants"]["256p"] == {"gone": 1, "ok": 5}
+    clips = {one.id: one for one in manifest.read(tmp_path / "data/k400/256p").clips}
+    assert clips["zzzzzzzzzzz_000012_000015"].frames == 75
+    assert "404" in (clips["yyyyyyyyyyy_000012_000015"].reason or "")
+    # the same without --source: the sources of the run before, and nothing to do
+    asked = len(server.requests)
+    again = [word for word in command if word not in ("--source", "cvdf,youtube")]
+    assert json.loads(subprocess.run(again, capture_output=True, text=True).stdout) == json.loads(done.stdout)
+    assert {path for _, path, _ in server.requests[asked:]} == {"/kinetics/400/val/k400_val_path.txt"}
