@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from datakit import console
 
-from .commands import compare, fuse, protocols, report, show
+from .commands import compare, fuse, plan, protocols, report, show
 
-COMMANDS = (show, fuse, compare, report, protocols)  # in the order of the help
+COMMANDS = (show, fuse, compare, report, protocols, plan)  # in the order of the help
 
 
 def parser() -> argparse.ArgumentParser:

@@ -57,7 +57,7 @@ def allowed(name: str) -> set[str] | None:
         return LEAVES | {"datakit.fingerprint"} | {f"evalkit.{one}" for one in NUMBERS}
     if package == "evalkit" and rest.split(".")[0] == "report":
         return LEAVES | {"evalkit"}
-    if name in ("evalkit.infer", "evalkit.decode", "evalkit.resize"):
+    if name in ("evalkit.infer", "evalkit.decode", "evalkit.resize", "evalkit.plan"):
         return LEAVES | {"datakit.reader", "datakit.colours", "evalkit"}
     if name.startswith("models.training"):
         return LEAVES | {"datakit.reader", "models"}
