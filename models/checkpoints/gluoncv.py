@@ -131,7 +131,7 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             return {}
         case ("tpn",):
             return {"aux_head": "TPN_neck.aux_head.fc.weight" in state}
-    found = keys.told(adapt(state))
+    found = {"with_pool1": True} | keys.told(adapt(state))
     if "non_local" in found:
         found |= {"non_local_mode": "embedded_gaussian", "non_local_scale": True}
         found |= {"non_local_pool": False, "non_local_out_bias": True}

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 NUM_KEYS_SHOWN = 20
 OPTIONAL = "num_batches_tracked"
 CLIP = ("clip_len", "frame_interval", "num_segments")
+CLIP_WORD = r"\d+x\d+(x\d+)?"
 # Short forms in file names -> the words of our networks' names.
 WHOLE = {"eg": ("embedded", "gaussian"), "gauss": ("gaussian",), "dot": ("product",)}
 
@@ -48,7 +49,7 @@ def foreign_spec(
     arguments: dict[str, Any] = adapter.arguments(file.state)
     families: Sequence[str] = adapter.families(file.state)
     typed = name is not None and name in zoo.names()
-    choices = [name] if name and (typed or not families) else alike(families, arguments)
+    choices = [name] if name and (typed or not families) else alike(families, arguments) or alike(families, {})
     wrong = {choice: mismatches(expected(choice, num_classes, arguments), state) for choice in choices}
     fitting = distinct([choice for choice in choices if not wrong[choice]], arguments)
     if not fitting:
@@ -62,22 +63,22 @@ def foreign_spec(
         raise CheckpointError(f"{path}: {error}") from error
     rows = [row for row in zoo.table()["published"] if row["network"] in fitting]
     by_hash = next((row for row in rows if row["sha8"] in digests), None)
-    alike_named = [row for row in rows if published_stem(row["file"]) in path.name]
+    foreign = None if typed else name  # not a name of ours, but perhaps its origin's: read like that of a file
+    alike_named = [row for row in rows if published_stem(row["file"]) in (foreign or path.name)]
     by_name = max(alike_named, key=lambda row: len(published_stem(row["file"])), default=None)
-    if name and not typed:
-        chosen, how = called(path, name, fitting, adapter.WORDS), "name="
-    else:
-        chosen, how = choose(
-            path,
-            fitting,
-            facts,
-            by_hash,
-            by_name,
-            typed=typed,
-            words=adapter.WORDS,
-            priors=adapter.PRIORS,
-            must_be_named=bool(families) and families[0] in adapter.MUST_BE_NAMED,
-        )
+    chosen, how = choose(
+        path,
+        fitting,
+        {} if foreign else facts,
+        None if foreign else by_hash,
+        by_name,
+        typed=typed,
+        text=foreign or path.name,
+        words=adapter.WORDS,
+        priors=adapter.PRIORS,
+        must_be_named=bool(foreign) or families[0] in adapter.MUST_BE_NAMED,
+    )
+    how = "name=" if foreign else how
     spec = zoo.spec(chosen, num_classes=num_classes, **arguments_for(chosen, arguments))
     origin, how_origin = adapter.origin(file.top, path.name)
     known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
@@ -130,14 +131,15 @@ def choose(
     by_name: Mapping[str, Any] | None,
     *,
     typed: bool,
+    text: str | None = None,
     words: Sequence[tuple[str, str]] = (),
     priors: Mapping[str, str] | None = None,
     must_be_named: bool = False,
 ) -> tuple[str, str]:
     """(name, how it was known) among the networks whose keys and shapes fit; ``by_...``: rows of published files.
 
-    ``words``: (pattern, what to read for it) in file names. ``priors``: the clip to assume of names that
-    start so where nothing tells it, but not if ``must_be_named`` and the file name does not speak of it at all.
+    ``text``: what is read as a file name; ``words``: (pattern, what to read for it) in it. ``priors``: the clip to
+    assume of names that start so where nothing tells it, but with ``must_be_named`` only if the text speaks of them.
     """
     if typed:
         return fitting[0], "name="
@@ -147,11 +149,11 @@ def choose(
         return by_hash["network"], "sha8 of a published file"
     if by_name:
         return by_name["network"], "file name of a published file"
-    said = words_of(path.name, words)
+    said = words_of(text or path.name, words)
     named = named_in(said, fitting)
     if named:
         return max(named, key=len), "file name"
-    clips = [word for word in said if re.fullmatch(r"\d+x\d+(x\d+)?", word)]
+    clips = [word for word in said if re.fullmatch(CLIP_WORD, word)]
     spoken_of = not must_be_named or any(name.split("_")[0] in said for name in fitting)
     starts = [start for start in priors or {} if all(name.startswith(f"{start}_") for name in fitting)]
     prior = priors[starts[0]] if priors and starts else None
@@ -165,17 +167,9 @@ def choose(
         return assumed[0], f"assumed: {only}"
     raise CheckpointError(
         f"{path}: its keys fit {', '.join(fitting)}, and neither the file nor its name says which"
-        f"{' or whether it is a network for images' if must_be_named else ''}. "
+        f"{' or that it is one of them' if must_be_named else ''}. "
         f"Type one: models.load(..., name={fitting[0]!r}), --name {fitting[0]}"
     )
-
-
-def called(path: Path, name: str, fitting: Sequence[str], words: Sequence[tuple[str, str]]) -> str:
-    """The network that a name of the origin's own speaks of: ``SLOWFAST_8x8_R50``, ``i3d_resnet50_v1_kinetics400``."""
-    named = named_in(words_of(name, words), fitting)
-    if not named:
-        raise CheckpointError(f"{path}: no network {name!r} has such keys; type one of: {', '.join(fitting)}")
-    return max(named, key=len)
 
 
 def words_of(text: str, words: Sequence[tuple[str, str]]) -> list[str]:
@@ -187,13 +181,12 @@ def words_of(text: str, words: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def named_in(said: Sequence[str], fitting: Sequence[str]) -> list[str]:
-    """Names whose every part is said, but for what keys tell: one family, its depth, that it has non-local blocks."""
+    """Names whose every part is said, but for what they have in common; a name that is nothing else is to be said."""
     parts = {name: name.split("_") for name in fitting}
     common = set.intersection(*map(set, parts.values()))
-    told = {
-        part for part in common if re.fullmatch(r"r\d+|nl", part) or all(part == each[0] for each in parts.values())
-    }
-    return [name for name, each in parts.items() if all(part in told or in_words(part, said) for part in each)]
+    told = {part for part in common if not re.fullmatch(CLIP_WORD, part)}
+    to_say = {name: [part for part in each if part not in told] or each for name, each in parts.items()}
+    return [name for name, each in to_say.items() if all(in_words(part, said) for part in each)]
 
 
 def plain(value: Any) -> Any:

@@ -48,9 +48,9 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "slowfast": {"slow_frames": "spread"},
     "i3d": {"conv1_stride_t": 1, "pool1_stride_t": 1},
     "c2d": {"pool1_padding": 1},
-    "slowonly": {},
+    "slowonly": {"with_pool1": True},
 }
-WORDS = ((r"nln", "nl"),)
+WORDS = ((r"nln", "nl"), (r"\bslow_", "slowonly_"))
 PRIORS = {"i3d": "8x8", "c2d": "8x8"}  # the only clips that its configs train these two with
 MUST_BE_NAMED: tuple[str, ...] = ()
 ASSUMED = ("non_local_mode",)
@@ -61,7 +61,8 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    return (keys.family(adapt(state)),)
+    """None for X3D, which is not built here."""
+    return () if "s1.pathway0_stem.conv_xy.weight" in state else (keys.family(adapt(state)),)
 
 
 def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -73,7 +74,9 @@ def of_network(adapted: Mapping[str, Tensor]) -> dict[str, Any]:
     family = keys.family(adapted)
     found = INPUT | OF_FAMILY[family] | keys.told(adapted) | {"head_pool": "softmax"}
     if "non_local" in found:
-        found |= {"non_local_mode": NON_LOCAL_MODES[family], "non_local_pool_first": True, "non_local_out_bias": True}
+        mode = NON_LOCAL_MODES[family]
+        found |= {"non_local_mode": mode, "non_local_scale": mode == "embedded_gaussian"}
+        found |= {"non_local_pool_first": True, "non_local_out_bias": True}
     return found
 
 
@@ -115,7 +118,7 @@ def facts(file: File) -> dict[str, Any]:
         network["with_pool2"] = not arch.endswith("nopool")
     if "NONLOCAL.INSTANTIATION" in values:
         softmax = values["NONLOCAL.INSTANTIATION"] == "softmax"
-        network["non_local_mode"] = "embedded_gaussian" if softmax else "dot_product"
+        network |= {"non_local_mode": "embedded_gaussian" if softmax else "dot_product", "non_local_scale": softmax}
     return found | {"network": network}
 
 

@@ -50,7 +50,7 @@ R2PLUS1D = {
     "spatial_strides": (2, 2, 2, 2),
     "eps": 1e-5,
 }
-WORDS: tuple[tuple[str, str], ...] = ()
+WORDS = ((r"\bslow_", "slowonly_"), (r"\bcsn_", "ircsn_"))
 # The only published clip of each; Slow and SlowFast R50 of its hub (models/hub) are 8x8.
 PRIORS = {"i3d": "8x8", "c2d": "8x8", "slowonly": "8x8", "slowfast": "8x8", "ircsn": "32x2", "r2plus1d": "16x4"}
 MUST_BE_NAMED: tuple[str, ...] = ()
@@ -58,11 +58,14 @@ ASSUMED: tuple[str, ...] = ()
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
-    return any(re.match(r"(model\.)?blocks\.0\.(multipathway_blocks\.0\.)?conv\.weight", key) for key in state)
+    return any(re.match(r"(model\.)?blocks\.0\.(multipathway_blocks\.0\.)?conv\.", key) for key in state)
 
 
 def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """None for X3D, which is not built here."""
     adapted = adapt(state)
+    if any(key.endswith("blocks.0.conv.conv_xy.weight") for key in state):
+        return ()
     if "res2.0.conv2.conv_t.weight" in adapted:
         return ("r2plus1d",)
     if "res2.0.conv2.0.conv.weight" in adapted:
