@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 METHODS = ("tvl1", "dis", "raft")
 NAMES = {"denseflow": "flow_{}_{:05}.jpg", "mmaction2": "{}_{:05}.jpg"}
 CONTAINERS = ("frames", "mp4")
-PAIRS_AT_ONCE = {"cpu": 1, "cuda": 32}  # one pair at a time stays in a core's cache
+# One pair at a time stays in a processor's cache; a GPU wants many, and has room for about 30 numbers a pixel of these.
+PIXELS_AT_ONCE: dict[str, int] = {"cpu": 1, "cuda": 8_000_000}
 RAFT_SMALLEST_SIDE_PX = 128
 # BT.601 luma in 15 bits, as cv2.cvtColor rounds it: equal to the bit.
 _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15
@@ -160,7 +161,7 @@ def _tvl1(settings: dict[str, Any], device: str) -> Estimate:
 
     def estimate(frames: Frames) -> Flow:
         pictures = torch.from_numpy(grey(frames)).to(device)
-        size = PAIRS_AT_ONCE[device]
+        size = _pairs_at_once(frames, device)
         with torch.inference_mode():
             parts = [
                 tvl1.flow(one, other, how)
@@ -184,33 +185,39 @@ def _dis(preset: int) -> Estimate:
     return estimate
 
 
-def _raft(size: str, num_iterations: int, device: str, weights: Path) -> Estimate:
+def _raft(kind: str, num_iterations: int, device: str, weights: Path) -> Estimate:
     """torchvision's RAFT. Pictures are padded to multiples of 8 by repeating their border, as its transforms ask."""
     import torch
     import torch.nn.functional as F
     from torchvision.models.optical_flow import raft_large, raft_small
 
-    network = {"large": raft_large, "small": raft_small}[size](weights=None, progress=False).eval()
+    network = {"large": raft_large, "small": raft_small}[kind](weights=None, progress=False).eval()
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, OSError, TypeError, AttributeError, ValueError, UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{weights} holds no weights of torchvision's raft_{size}: {first}") from None
+        raise CheckpointError(f"{weights} holds no weights of torchvision's raft_{kind}: {first}") from None
     network.to(device)
 
     def estimate(frames: Frames) -> Flow:
         height, width = frames.shape[1:3]
         right, below = (max(RAFT_SMALLEST_SIDE_PX, -(-side // 8) * 8) - side for side in (width, height))
+        size = _pairs_at_once(frames, device)
         flows = []
         with torch.inference_mode():
-            for start in range(0, len(frames) - 1, PAIRS_AT_ONCE[device]):
-                some = torch.from_numpy(frames[start : start + PAIRS_AT_ONCE[device] + 1]).to(device)
+            for start in range(0, len(frames) - 1, size):
+                some = torch.from_numpy(frames[start : start + size + 1]).to(device)
                 x = F.pad(some.permute(0, 3, 1, 2) / 127.5 - 1, (0, right, 0, below), mode="replicate")
                 found = network(x[:-1].contiguous(), x[1:].contiguous(), num_flow_updates=num_iterations)[-1]
                 flows.append(found[:, :, :height, :width])
             return _channels_last(torch.cat(flows))
 
     return estimate
+
+
+def _pairs_at_once(frames: Frames, device: str) -> int:
+    height, width = frames.shape[1:3]
+    return max(1, int(PIXELS_AT_ONCE[device] // (height * width)))
 
 
 def _channels_last(flow_B2HW: torch.Tensor) -> Flow:

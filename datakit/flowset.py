@@ -37,7 +37,7 @@ from .layout import stage_of
 from .manifest import Clip, Manifest
 from .probe import Checked
 
-FRAMES_AT_ONCE = 32
+PIXELS_AT_ONCE, MOST_FRAMES_AT_ONCE = 8_000_000, 64  # what a worker holds of a clip, as RGB and as float flow
 UNKNOWN_FPS = 25.0  # a folder of pictures does not say; the video needs some clock
 FLOWS_SETTING = "flows"
 
@@ -338,9 +338,10 @@ def _made(job: Job, part: Path) -> Checked:
 def _flows(job: Job, video: reader.Video, bound_px: float) -> Iterator[reader.Frames]:
     """All flows of a clip as bytes, uint8 [n, H, W, 2], some at a time."""
     estimate = _estimator(job.variant.method, job.variant.params, job.device, job.weights)
-    for start in range(0, video.num_frames - 1, FRAMES_AT_ONCE):
+    size = max(1, min(MOST_FRAMES_AT_ONCE, PIXELS_AT_ONCE // (video.height * video.width)))
+    for start in range(0, video.num_frames - 1, size):
         try:
-            frames = video.frames(range(start, min(start + FRAMES_AT_ONCE, video.num_frames - 1) + 1))
+            frames = video.frames(range(start, min(start + size, video.num_frames - 1) + 1))
         except IndexError as error:  # fewer than the manifest vouches for
             raise Unreadable(f"{error}; type: python -m datakit verify") from error
         yield flow.quantised(estimate(frames), bound_px)

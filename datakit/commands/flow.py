@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from .. import console
 from ..errors import EXIT_DONE, EXIT_SOME_FAILED, UsageError
 from . import Commands, add_jobs, command, counted, root_option, set_name
+
+JOBS_A_GPU = 4  # some decode and write while others compute; each holds its own copy of torch
 
 
 def add(commands: Commands) -> None:
@@ -32,10 +35,10 @@ def add(commands: Commands) -> None:
         help="denseflow: flow_x_00001.jpg; mmaction2: x_00001.jpg",
     )  # fmt: skip
     flow.add_argument("--split", action="append", default=[], metavar="SPLIT", help="only this split (repeatable)")
-    add_jobs(flow, "clips at once")
+    add_jobs(flow, f"clips at once (on a GPU by default at most {JOBS_A_GPU})")
     flow.add_argument("--limit", type=int, metavar="N", help="work on at most N clips this time, for a trial")
     flow.add_argument("--retry-failed", action="store_true", help="try failed clips again")
-    flow.set_defaults(main=main)
+    flow.set_defaults(main=main, jobs=None)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -47,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
     for value, name in ((args.jobs, "--jobs"), (args.limit, "--limit")):
         if value is not None and value < 1:
             raise UsageError(f"{name} {value}: type a number of at least 1")
+    num_cores = os.cpu_count() or 1
     request = Request(
         name=set_name(args.name),
         data_root=args.data_root.absolute(),
@@ -58,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
         weights=args.weights,
         device=args.device,
         splits=tuple(args.split),
-        num_jobs=args.jobs,
+        num_jobs=args.jobs or (min(JOBS_A_GPU, num_cores) if args.device == "cuda" else num_cores),
         limit=args.limit,
         retry_failed=args.retry_failed,
     )

@@ -1,0 +1,137 @@
+"""Our TV-L1 beside OpenCV's: how far apart the flows are, and pairs a second of every method.
+
+    python benchmarks/flow.py VIDEO... [--side 256] [--pairs 3] [--rounds 3] [--device cpu] [--json OUT]
+
+Needs opencv-contrib-python-headless (in an environment of its own: it replaces opencv-python-headless). Pairs of
+consecutive frames are spread over each video, their short side scaled to ``--side``. The reference is
+cv2.optflow.DualTVL1OpticalFlow with its defaults on one thread. Distances are end-point errors in pixels, where the
+reference is under 20 px; "moving" is where it is at least 0.25 px, "still" the rest. "equal bytes": after quantisation
+to a byte with a bound of 20 px. Speeds are pairs a second of CPU time of this process (of wall time on a GPU), all
+methods in turns, median and range over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from datakit import flow, reader
+
+BOUND_PX = 20.0
+MOVING_PX = 0.25
+METHODS = (("tvl1", "opencv"), ("tvl1", "opencv-cuda"), ("tvl1", "fast"), ("dis", "medium"), ("dis", "fast"),
+           ("dis", "ultrafast"))  # fmt: skip
+REFERENCE = "OpenCV tvl1"
+
+
+def pairs_of(path: Path, side_px: int, count: int) -> list[flow.Frames]:
+    with reader.open(path) as video:
+        starts = [(2 * number + 1) * (video.num_frames - 1) // (2 * count) for number in range(count)]
+        wanted = [video.frames([start, start + 1]) for start in starts]
+        scale = side_px / min(video.height, video.width)
+        size = (round(video.width * scale / 2) * 2, round(video.height * scale / 2) * 2)
+    return [np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in pair]) for pair in wanted]
+
+
+def reference(frames: flow.Frames) -> flow.Flow:
+    one, other = flow.grey(frames)
+    found: flow.Flow = cv2.optflow.DualTVL1OpticalFlow_create().calc(one, other, None)[None]
+    return found
+
+
+def distances(found: list[flow.Flow], wanted: list[flow.Flow]) -> dict[str, Any]:
+    error = np.concatenate([np.linalg.norm(a - b, axis=-1).ravel() for a, b in zip(found, wanted, strict=True)])
+    length = np.concatenate([np.linalg.norm(b, axis=-1).ravel() for b in wanted])
+    equal = [flow.quantised(a, BOUND_PX) == flow.quantised(b, BOUND_PX) for a, b in zip(found, wanted, strict=True)]
+    row: dict[str, Any] = {"equal_bytes": float(np.mean([one.mean() for one in equal]))}
+    for name, chosen in (
+        ("all", length < BOUND_PX),
+        ("moving", (length < BOUND_PX) & (length >= MOVING_PX)),
+        ("still", length < MOVING_PX),
+    ):
+        here = error[chosen]
+        row[name] = {"share": float(chosen.mean())}
+        if here.size:
+            row[name] |= {
+                "mean_px": float(here.mean()),
+                "median_px": float(np.median(here)),
+                "p95_px": float(np.percentile(here, 95)),
+                "within_half_px": float((here <= 0.5).mean()),
+            }
+    return row
+
+
+def timed(
+    work: Callable[[flow.Frames], flow.Flow], pairs: list[flow.Frames], device: str
+) -> tuple[float, list[flow.Flow]]:
+    clock = time.process_time if device == "cpu" else time.monotonic
+    start = clock()
+    found = [work(pair) for pair in pairs]
+    return len(pairs) / (clock() - start), found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", type=Path, nargs="+")
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=3, help="of each video")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if not hasattr(cv2, "optflow"):
+        raise SystemExit("the reference needs: pip install opencv-contrib-python-headless")
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    by_video = {path.name: pairs_of(path, args.side, args.pairs) for path in args.videos}
+    pairs = [pair for some in by_video.values() for pair in some]
+    methods = {
+        f"{method} {params}": flow.estimator(method, params, args.device if method == "tvl1" else "cpu")
+        for method, params in METHODS
+    }
+    rates: dict[str, list[float]] = {name: [] for name in (REFERENCE, *methods)}
+    flows: dict[str, list[flow.Flow]] = {}
+    for _ in range(args.rounds):
+        for name, work in {REFERENCE: reference, **methods}.items():
+            rate, flows[name] = timed(work, pairs, args.device if name.startswith("tvl1") else "cpu")
+            rates[name].append(rate)
+    report: dict[str, Any] = {"opencv": cv2.__version__, "torch": torch.__version__, "videos": {}, "methods": {}}
+    print("video                       mean  median     p95  <=0.5 | moving: share mean p95 | still: mean p95 | equal")
+    for place, name in enumerate(by_video):
+        mine = slice(place * args.pairs, (place + 1) * args.pairs)
+        row = distances(flows["tvl1 opencv"][mine], flows[REFERENCE][mine])
+        report["videos"][name] = row
+        every, moving, still = (row[part] for part in ("all", "moving", "still"))
+        print(
+            f"{name[:24]:24} {every['mean_px']:7.4f} {every['median_px']:7.4f} {every['p95_px']:7.4f} "
+            f"{every['within_half_px']:6.4f} | {moving['share']:5.2f} {moving.get('mean_px', 0):7.4f} "
+            f"{moving.get('p95_px', 0):7.4f} | {still.get('mean_px', 0):7.4f} {still.get('p95_px', 0):7.4f} "
+            f"| {row['equal_bytes']:6.4f}"
+        )
+    print()
+    for name, values in rates.items():
+        row = distances(flows[name], flows[REFERENCE])
+        middle = statistics.median(values)
+        ratios = [one / other for one, other in zip(values, rates[REFERENCE], strict=True)]
+        report["methods"][name] = {"pairs_a_second": values, "ratio": ratios, "against_reference": row}
+        ratio = statistics.median(ratios)
+        print(
+            f"{name:18} {middle:8.2f} pairs/s ({min(values):.2f} to {max(values):.2f}), {ratio:7.2f} x {REFERENCE}; "
+            f"mean {row['all']['mean_px']:.3f} median {row['all']['median_px']:.3f} "
+            f"p95 {row['all']['p95_px']:.3f} px, equal bytes {row['equal_bytes']:.3f}"
+        )
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
