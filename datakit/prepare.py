@@ -531,6 +531,6 @@ def _say_what_comes(request: Request, specs: Sequence[ClipSpec], jobs: Sequence[
     names = ", ".join(variant.name for variant in request.variants)
     print(
         f"{request.name}: {len(specs)} clips asked for, {found} found, {len(jobs)} to encode into {names} with "
-        f"{request.num_jobs} jobs",
+        f"{runner.num_at_once(request.num_jobs)} jobs",
         file=sys.stderr,
     )

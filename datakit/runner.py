@@ -287,7 +287,16 @@ def _check_workers(client: distributed.Client, notes: Path) -> None:
     token = notes / "is-it-here"
     token.write_text(str(os.getpid()))
     here = _tools()
-    for worker, found in client.run(_look_around, token).items():
+    install = "install actionkit there, with the versions of constraints.txt, and start it from that environment"
+    try:  # Dask's scheduler unpacks what it passes on
+        client.run_on_scheduler(_tools)
+    except Exception as error:
+        raise UsageError(
+            f"the scheduler at {client.scheduler.address} cannot load our code ({error}); {install}"
+        ) from None
+    for worker, found in client.run(_look_around, token, on_error="return").items():
+        if isinstance(found, BaseException):
+            raise UsageError(f"worker {worker} cannot load our code ({found}); {install}")
         if found is None:
             raise UsageError(
                 f"worker {worker} does not see {notes.parent}: the data root must be a folder that all machines share, "

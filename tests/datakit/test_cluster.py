@@ -121,6 +121,21 @@ def test_workers_with_another_disk_or_other_tools_are_refused(
         run(cluster, ["good"], begun, notes)
 
 
+def test_workers_that_lack_our_code_are_refused(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, notes = folders(tmp_path)
+
+    def lacks_it(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'datakit'")
+
+    monkeypatch.setattr(runner, "_look_around", lacks_it)
+    with pytest.raises(UsageError, match=r"worker tcp.* cannot load our code \(No module named .*install actionkit"):
+        run(cluster, ["good"], begun, notes)
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        monkeypatch.setattr(client, "run_on_scheduler", lacks_it)
+        with pytest.raises(UsageError, match=r"scheduler at tcp.* cannot load our code"):
+            runner._check_workers(client, notes)
+
+
 def test_without_a_scheduler_or_workers_it_says_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "CONNECT_S", 1.0)
     with pytest.raises(UsageError, match=r"no Dask scheduler answers at .*dask worker"), \
