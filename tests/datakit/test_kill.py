@@ -33,6 +33,7 @@ def around(function):
     return wrapped
 if counter:
     pathlib.Path.replace = around(pathlib.Path.replace)
+    pathlib.Path.rename = around(pathlib.Path.rename)
     class Connection(sqlite3.Connection):
         def __exit__(self, *args):
             event("before commit")
@@ -53,7 +54,8 @@ def run(tmp_path: Path, root: Path, raw: Path, kill_at: int) -> int:
     counter.unlink(missing_ok=True)
     words = ["prepare", "mine", "--raw", str(raw), "--data-root", str(root), "--jobs", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "datakit", *words, "--variant", "256p", "--variant", "340x256"],
+        [sys.executable, "-m", "datakit", *words, "--variant", "256p", "--variant", "340x256",
+         "--variant", "256p-frames"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{CHECKOUT}", "FAULT_COUNTER": str(counter),
              "FAULT_AT": str(kill_at)},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path,
@@ -73,7 +75,8 @@ def state(root: Path) -> dict[str, bytes]:
 
 
 def finished(root: Path) -> dict[Path, int]:
-    return {path: path.stat().st_ino for path in root.rglob("*.mp4")}
+    whole = [path for kind in ("*.mp4", "*.jpg") for path in root.rglob(kind) if ".part" not in str(path)]
+    return {path: path.stat().st_ino for path in whole}
 
 
 def kill_and_go_on(tmp_path: Path, raw: Path, reference: dict[str, bytes], kill_at: int) -> list[str]:
@@ -83,9 +86,14 @@ def kill_and_go_on(tmp_path: Path, raw: Path, reference: dict[str, bytes], kill_
     wrong = []
     after_kill = state(root)
     for name, content in after_kill.items():
-        if "/.work/" not in f"/{name}" and name in reference and content != reference[name] and name.endswith(".mp4"):
+        if (
+            "/.work/" not in f"/{name}"
+            and name in reference
+            and content != reference[name]
+            and name.endswith((".mp4", ".jpg"))
+        ):
             wrong.append(f"kill {kill_at}: {name} is half-written")
-        if "/.work/" not in f"/{name}" and name not in reference and not name.endswith(".part"):
+        if "/.work/" not in f"/{name}" and name not in reference and ".part" not in name:
             wrong.append(f"kill {kill_at}: {name} should not be there")
     before = finished(root)
     run(tmp_path, root, raw, 0)
