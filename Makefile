@@ -37,7 +37,7 @@ help: ## this list
 	@echo
 	@echo "  RAW=/videos         videos that are on disk already         ANNOTATIONS=FILE|DIR  official lists"
 	@echo "  SPLIT=val           only this split                         LABEL_ORDER=mmaction2 numbers of the classes"
-	@echo "  LIMIT=200           a trial                                 JOBS=$(JOBS) DATA=$(DATA)"
+	@echo "  SOURCE=cvdf,youtube where from                             LIMIT=200 a trial  JOBS=$(JOBS) DATA=$(DATA)"
 	@echo "  VENV=/path          uses an existing environment instead of .venv"
 
 setup: $(READY) ## make .venv with the tested versions (about 3 minutes, 7 GB)
@@ -62,7 +62,7 @@ check: $(READY) ## format, lint, types, tests
 
 # 5 means "finished, and some clips are missing or broken": for a partial copy of a data set that is the normal end.
 PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(variant)) --data-root $(call quoted,$(DATA)) --jobs $(JOBS) \
-  $(if $(RAW),--raw $(call quoted,$(RAW))) $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations $(call quoted,$(ANNOTATIONS))) \
+  $(if $(RAW),--raw $(call quoted,$(RAW))) $(if $(SOURCE),--source $(SOURCE)) $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations $(call quoted,$(ANNOTATIONS))) \
   $(if $(LABEL_ORDER),--label-order $(call quoted,$(LABEL_ORDER))) $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS

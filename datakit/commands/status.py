@@ -83,6 +83,25 @@ def _files(args: argparse.Namespace) -> dict[str, dict[str, int]]:
     return {split: dict(counts[split]) for split in sorted(counts)}
 
 
+def _unfetched(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each clip that no source had, before anything is encoded."""
+    from ..annotations import JOURNAL
+    from ..journal import Journal
+    from ..sources import reasons
+
+    with Journal.read(set_dir(args) / JOURNAL) as journal:
+        specs, why = journal.clips(), reasons(journal)
+        tries = {stage: journal.tries(stage) for stage in {outcome.stage for outcome in why.values()}}
+    lacking = [spec for spec in specs if spec.id in why and (spec.source is None or not spec.source.exists())]
+    rows = []
+    for spec in lacking:
+        said = why[spec.id]
+        times, last_utc = tries[said.stage][spec.id]
+        rows.append({"id": spec.id, "split": spec.split, "label": spec.label, "status": said.error.lower(),
+                     "reason": said.message, "tries": times, "last_utc": last_utc})  # fmt: skip
+    return rows
+
+
 def _status(args: argparse.Namespace) -> int:
     from collections import Counter
 
@@ -125,9 +144,10 @@ def _status(args: argparse.Namespace) -> int:
 
 def _failed(args: argparse.Namespace) -> int:
     wanted = ("id", "split", "label", "status", "reason", "tries", "last_utc")
+    tables = _now(args) or {"not encoded": _unfetched(args)}
     failed = [
         {"variant": variant, **{name: row[name] for name in wanted}}
-        for variant, rows in _now(args).items()
+        for variant, rows in tables.items()
         for row in rows
         if row["status"] not in ("ok", "pending")
     ]

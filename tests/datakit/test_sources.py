@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -170,6 +172,10 @@ def test_every_clip_is_accounted_for(
         assert words in said
     assert not [path for pattern in ("*evil*", "bomb_*", "*.part*") for path in tmp_path.rglob(pattern)]
     assert rows["unlisted_000001_000011"].status == "ok"  # on no list, but known
+
+    failed = subprocess.run([sys.executable, "-m", "datakit", "failed", "k400", "--data-root", str(tmp_path / "data")],
+                            capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert {line.split()[0] for line in failed.splitlines()} == lacking
 
     # Nothing is asked for again, but for the list of archives.
     before = len(server.requests)
