@@ -166,7 +166,9 @@ class Dataset:
     sorted names. ``label_orders`` are other orders: a rule of ``labels`` or, for each index, the official one.
     ``flip_labels`` are the classes that a mirrored picture swaps.
     ``clip_names``, ``event_names`` and ``video_names`` are the published names, best first, of a file that holds the
-    clip, the event it is part of, and the whole video. ``sources`` are tables that only the source of that name reads.
+    clip, the event it is part of, and the whole video. ``source_video``: where several clips are of one video, the
+    pattern whose first group finds that video in a clip's id: such clips are not independent. ``sources`` are tables
+    that only the source of that name reads.
     ``variants`` are what ``make NAME`` prepares.
     """
 
@@ -185,6 +187,7 @@ class Dataset:
     variants: tuple[str, ...]
     event_names: tuple[str, ...] = ()
     video_names: tuple[str, ...] = ()
+    source_video: str = ""
     layout: Layout = Layout()
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     label_orders: dict[str, str | tuple[int, ...]] = field(default_factory=dict)

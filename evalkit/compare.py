@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from datakit.errors import DataError, NotComparable, UsageError
+from datakit.errors import NotComparable, UsageError
 
 from . import metrics, signature
+from .groups import units
+from .resample import LEVEL, NUM_RESAMPLES, chunks, interval, resample_clips, resample_groups
 from .scores import ScoreSet, some
 
 Metric = Literal["top1", "mean_class"]
 
 METRICS = {"top1": "top-1", "mean_class": "mean class accuracy"}
-LEVEL = 0.05
-NUM_RESAMPLES = 5_000
 POWER = 0.80
 SMALLEST_RULE = (
     "Of the units that differ between the sides, the smallest lead that the exact sign test finds at the 5 % level in "
@@ -150,7 +150,7 @@ def compare(
     labels, found_a, found_b, ids = _paired(a, b, names, missing)
     right_a, right_b = found_a == 0, found_b == 0
     change = right_b.astype(np.int64) - right_a
-    unit_of_clip = _units(ids, groups)
+    unit_of_clip = units(ids, groups)
     shares = _shares(labels, metric)  # what each clip adds to the number when it is right
     unit_change = shares * change.astype(np.float64)
     if unit_of_clip is not None:
@@ -159,10 +159,10 @@ def compare(
     p = _sign_test(unit_change, rng)
     strata = labels if metric == "mean_class" else np.zeros_like(labels)
     if unit_of_clip is None:
-        draws = _resample_clips(change, strata, rng)
+        draws = resample_clips(change, strata, rng)
     else:
-        draws = _resample_groups(change, strata, unit_of_clip, rng)
-    low, high = _interval(float(unit_change.sum()), draws, len(unit_change))
+        draws = resample_groups(change, strata, unit_of_clip, rng)
+    low, high = interval(float(unit_change.sum()), draws, len(unit_change))
     numbers_a, numbers_b = metrics.summary(a, missing), metrics.summary(b, missing)
     return Comparison(
         names=names,
@@ -302,15 +302,6 @@ def _paired(
     return labels, ranks_a, ranks_b[[row_b[clip_id] for clip_id in ids]], ids
 
 
-def _units(ids: Sequence[str], groups: Mapping[str, str] | None) -> NDArray[np.int64] | None:
-    if groups is None:
-        return None
-    without = [clip_id for clip_id in ids if clip_id not in groups]
-    if without:
-        raise DataError(f"no source video is given for {len(without)} clips: {some(without)}")
-    return np.unique([groups[clip_id] for clip_id in ids], return_inverse=True)[1].astype(np.int64)
-
-
 # --- how much is chance ----------------------------------------------------------------------------------------------
 
 
@@ -341,7 +332,7 @@ def _sign_test(unit_change: NDArray[np.float64], rng: np.random.Generator) -> fl
         return min(1.0, 2 * float(special.bdtr(min(gains, counts[0] - gains), counts[0], 0.5)))
     extreme = abs(unit_change.sum()) - 1e-9
     hits = 0
-    for rows in _chunks(len(sizes)):
+    for rows in chunks(len(sizes)):
         flipped = (2 * rng.binomial(counts, 0.5, size=(rows, len(sizes))) - counts) @ sizes
         hits += int((np.abs(flipped) >= extreme).sum())
     return (1 + hits) / (1 + NUM_RESAMPLES)
@@ -360,83 +351,6 @@ def _smallest(unit_change: NDArray[np.float64]) -> float:
     most_against = int((tails <= LEVEL / 2).sum()) - 1
     share_against = float(special.bdtri(most_against, num_differing, POWER))
     return size * num_differing * (1 - 2 * share_against)
-
-
-def _resample_clips(
-    change: NDArray[np.int64], strata: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Bootstrap draws of the difference, clips resampled within strata (the classes; for top-1 there is one).
-
-    Drawing n clips with replacement and counting gains and losses is one multinomial draw of three numbers, so no clip
-    is ever touched. Draws of n clips spread too little by sqrt((n-1)/n), which is made good; strata of one clip, which
-    would not spread at all, are drawn as one stratum, as ``metrics`` does for the standard error.
-    """
-    names, stratum, count = np.unique(strata, return_inverse=True, return_counts=True)
-    gains = np.bincount(stratum[change > 0], minlength=len(names))
-    losses = np.bincount(stratum[change < 0], minlength=len(names))
-    centre = float(((gains - losses) / count).mean())
-    several = count > 1
-    rows = [
-        (int(n), int(gained), int(lost), 1 / n)
-        for n, gained, lost in zip(count[several], gains[several], losses[several], strict=True)
-    ]
-    num_single = int((~several).sum())
-    if num_single > 1:
-        rows.append((num_single, int(gains[~several].sum()), int(losses[~several].sum()), 1.0))
-    spread = np.zeros(NUM_RESAMPLES)
-    for n, gained, lost, share in rows:
-        drawn = rng.multinomial(n, [gained / n, lost / n, 1 - (gained + lost) / n], size=NUM_RESAMPLES)
-        deviation = drawn[:, 0] - drawn[:, 1] - (gained - lost)
-        spread += deviation * share * math.sqrt(n / (n - 1)) / len(names)
-    if num_single == 1:  # one clip's chance of changing is that of all clips
-        total = len(change)
-        shares = [float((change > 0).sum()) / total, float((change < 0).sum()) / total]
-        drawn = rng.multinomial(1, [*shares, 1 - sum(shares)], size=NUM_RESAMPLES)
-        spread += (drawn[:, 0] - drawn[:, 1] - (shares[0] - shares[1])) / len(names)
-    return centre + spread
-
-
-def _resample_groups(
-    change: NDArray[np.int64], strata: NDArray[np.int64], group: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Bootstrap draws of the difference, whole groups resampled; a class that no drawn group has is left out."""
-    names, stratum = np.unique(strata, return_inverse=True)
-    num_groups = int(group.max()) + 1
-    cell = group * len(names) + stratum
-    shape = (num_groups, len(names))
-    changed = np.bincount(cell, change, minlength=num_groups * len(names)).reshape(shape)
-    clips = np.bincount(cell, minlength=num_groups * len(names)).reshape(shape).astype(np.float64)
-    draws = []
-    for rows in _chunks(max(num_groups, len(names))):
-        picked = rng.integers(0, num_groups, size=(rows, num_groups)) + num_groups * np.arange(rows)[:, None]
-        times = np.bincount(picked.ravel(), minlength=rows * num_groups).reshape(rows, num_groups).astype(np.float64)
-        drawn_clips = times @ clips
-        drawn = np.divide(times @ changed, drawn_clips, out=np.zeros_like(drawn_clips), where=drawn_clips > 0)
-        draws.append(drawn.sum(axis=1) / (drawn_clips > 0).sum(axis=1))
-    return np.concatenate(draws)
-
-
-def _chunks(width: int, cells: int = 4_000_000) -> list[int]:
-    """Row counts that add up to ``NUM_RESAMPLES``, each block of at most ``cells`` numbers."""
-    rows = max(1, min(NUM_RESAMPLES, cells // width))
-    return [min(rows, NUM_RESAMPLES - start) for start in range(0, NUM_RESAMPLES, rows)]
-
-
-def _interval(difference: float, draws: NDArray[np.float64], num_units: int) -> tuple[float, float]:
-    """95 % interval: Student's t times the spread of the bootstrap draws around the difference, or their percentiles,
-    whichever goes further.
-
-    The percentiles alone cover too little where few units weigh much (65 source videos, many classes of one clip), t
-    alone where a single clip is a class. Where no unit changed nothing spreads: then the bound is the share of changing
-    units that would still go unseen 1 time in 20.
-    """
-    if num_units < 2:
-        return -1.0, 1.0  # one unit shows no spread: nothing is excluded
-    half = -float(special.stdtrit(num_units - 1, LEVEL / 2)) * float(draws.std())
-    if half == 0:
-        half = 1 - LEVEL ** (1 / num_units)
-    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
-    return min(difference - half, float(low)), max(difference + half, float(high))
 
 
 def _p_text(p: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 OURS = ("datakit", "evalkit", "models", "manifests", "demo")
 LEAVES = {"datakit.errors", "datakit.files", "manifests"}  # import nothing of ours: everybody may use them
-NUMBERS = "protocols views aggregate signature scores metrics fuse compare interop".split()  # noqa: SIM905
+NUMBERS = "protocols views aggregate signature scores metrics fuse compare interop groups resample".split()  # noqa: SIM905
 ENTRY_POINTS = {"datakit.__main__", "evalkit.run", "evalkit.__main__", "demo.__main__", "demo.generate", "models.train",
                 "models.cost", "models.features", "models.convert"}  # fmt: skip
 

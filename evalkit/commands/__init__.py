@@ -32,6 +32,14 @@ def add_across_copies(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--across-copies", action="store_true", help="compare although the files were not the same")
 
 
+def add_groups(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--groups", default="auto", metavar="VIDEOS",
+        help="which clips are of one video and drawn together: auto (what is known of the data set), none, a .csv or "
+        ".parquet with the columns id and video, or a pattern with the video in parentheses (default: auto)",
+    )  # fmt: skip
+
+
 def document(score_set: ScoreSet) -> dict[str, Any]:
     """What ``metrics.json`` holds, and of a fusion its parts."""
     from .. import metrics

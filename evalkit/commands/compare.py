@@ -7,7 +7,7 @@ import argparse
 from datakit import console
 from datakit.errors import EXIT_DONE
 
-from . import Commands, add_across_copies, add_json, add_scores
+from . import Commands, add_across_copies, add_groups, add_json, add_scores
 
 
 def add(commands: Commands) -> None:
@@ -16,19 +16,22 @@ def add(commands: Commands) -> None:
     compare.add_argument("--metric", choices=("top1", "mean_class"), default="top1", help="(default: top1)")
     compare.add_argument("--common", action="store_true", help="compare on the clips that both scored")
     add_across_copies(compare)
+    add_groups(compare)
     add_json(compare)
     compare.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import compare, scores
+    from .. import compare, groups, scores
 
+    score_sets = [scores.load(path) for path in args.scores]
     found = compare.compare_all(
-        [scores.load(path) for path in args.scores],
+        score_sets,
         [str(path) for path in args.scores],
         metric=args.metric,
         common=args.common,
         across_copies=args.across_copies,
+        groups=groups.of_all(score_sets, args.groups),
     )
     if args.json:
         console.print_json("evalkit-compare", {"comparisons": [comparison.to_dict() for comparison in found]})
