@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from datakit import catalog, encode
-from datakit.annotations import VIDEO_SUFFIXES
+from datakit.annotations import VIDEO_SUFFIXES, ClipSpec
 from datakit.prepare import Job, Target, encode_source
 
 VARIANTS = ("256p", "320p", "340x256")
@@ -35,7 +35,8 @@ def ours(sources: list[Path], folder: Path, variants: tuple[str, ...]) -> None:
         targets = tuple(
             Target(variant=catalog.variant(name), folder=folder / name, name=f"{number}.mp4") for name in variants
         )
-        outcome = encode_source(Job(id=str(number), source=source, targets=targets, work=folder, allow_damaged=2.0))
+        spec = ClipSpec(id=str(number), video=str(number), split="val", label=None)
+        outcome = encode_source(Job(spec=spec, source=source, targets=targets, work=folder, allow_damaged=2.0))
         bad = [row["message"] for row in outcome.data["variants"].values() if row["status"] != "ok"]
         if bad:
             raise SystemExit(f"{source}: {bad[0]}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from datakit import catalog, encode, runner
-from datakit.annotations import VIDEO_SUFFIXES
+from datakit.annotations import VIDEO_SUFFIXES, ClipSpec
 from datakit.prepare import Job, Target, encode_source
 
 VARIANTS = ("256p", "320p", "340x256")
@@ -28,7 +28,7 @@ def without_simd(command: list[str]) -> list[str]:
 def encode_all(sources: list[Path], folder: Path, num_jobs: int, simd: bool) -> dict[str, str]:
     jobs = [
         Job(
-            id=source.name,
+            spec=ClipSpec(id=source.name, video=source.name, split="val", label=None),
             source=source,
             targets=tuple(
                 Target(variant=catalog.variant(name), folder=folder / name, name=f"{source.name}.mp4")
