@@ -123,12 +123,14 @@ def families(state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "conv1_middle.weight" in state:
-        return {**FACTORED, "middle_eps": 1e-3}
+        return {**FACTORED, "middle_of": "conv", "eps": 1e-3, "middle_eps": 1e-3}
     match families(state):
         case ("r2plus1d",):
-            return {**FACTORED, "middle_of": "block", "eps": 1e-5}
-        case ("tsn",) | ("csn",):
+            return {**FACTORED, "middle_of": "block", "eps": 1e-5, "middle_eps": 1e-5}
+        case ("tsn",):
             return {}
+        case ("csn",):
+            return {"eps": 1e-3, "with_pool1": True, "with_pool2": False}
         case ("tpn",):
             return {"aux_head": "TPN_neck.aux_head.fc.weight" in state}
     found = {"with_pool1": True} | keys.told(adapt(state))

@@ -49,6 +49,7 @@ R2PLUS1D = {
     "temporal_strides": (1, 1, 2, 2),
     "spatial_strides": (2, 2, 2, 2),
     "eps": 1e-5,
+    "middle_eps": 1e-5,
 }
 WORDS = ((r"\bslow_", "slowonly_"), (r"\bcsn_", "ircsn_"))
 # The only published clip of each; Slow and SlowFast R50 of its hub (models/hub) are 8x8.
@@ -78,7 +79,7 @@ def arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if family == "r2plus1d":
         return {**pyslowfast.INPUT, **R2PLUS1D, "head_pool": "softmax"}
     if family == "csn":
-        return {**pyslowfast.INPUT, "eps": 1e-5, "head_pool": "logits"}
+        return {**pyslowfast.INPUT, "eps": 1e-5, "with_pool1": True, "with_pool2": False, "head_pool": "logits"}
     return pyslowfast.of_network(adapt(state)) | {"head_pool": "logits"}
 
 

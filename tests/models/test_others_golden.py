@@ -39,6 +39,16 @@ FILES = {
     "gcv_resnet50_v1b_tsn": "resnet50_v1b_kinetics400.pth",
 }
 
+LONG = (
+    "psf_i3d_8x8_r50",  # the same but for non-local blocks as another
+    "ptv_i3d_r50",
+    "ptv_slow_r50",
+    "gcv_i3d_slow_resnet50_f8s8",
+    "gcv_slowfast_4x16_resnet50",
+    "gcv_r2plus1d_v1_resnet50",
+    "gcv_ircsn_v2_resnet152",
+)
+
 
 def weights(listed: dict[str, Any], rule: Any) -> dict[str, torch.Tensor]:
     """The state dict of a golden network, by its rule."""
@@ -50,7 +60,7 @@ def difference(ours: torch.Tensor, golden: Any) -> float:
     return float(np.abs(ours.numpy() - golden).max() / np.abs(golden).max())
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in FILES])
 def test_logits_equal_the_originals(name: str, golden: Path, tmp_path: Path, other_rule: Any) -> None:
     listed = json.loads((golden / "others" / "models" / f"{name}.json").read_text())
     state = weights(listed, other_rule)
@@ -169,3 +179,70 @@ def test_above_the_training_crop_pyslowfast_means_softmaxes(golden: Path, tmp_pa
         assert maps[0].shape[1] == 4
         expected = net.body.head(maps[0]).softmax(dim=-1).mean(dim=1)
     assert torch.allclose(probabilities, expected, atol=1e-6)
+
+
+def empty(golden: Path, name: str) -> dict[str, torch.Tensor]:
+    """The keys and shapes of a golden network, one zero behind each."""
+    listed = json.loads((golden / "others" / "models" / f"{name}.json").read_text())
+    return {key: torch.zeros((), dtype=getattr(torch, kind)).expand(shape) for key, shape, kind in listed["keys"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name", "typed", "expected", "how"),
+    [
+        ("psf_c2d_8x8_r50", "C2D_NOPOOL_8x8_R50.pyth", None, "c2d_r50_nopool_8x8", "file name"),
+        ("psf_c2d_8x8_r50", "best.pyth", None, "c2d_r50_8x8", "assumed"),
+        ("psf_i3d_8x8_r50", "best.pyth", None, "i3d_r50_8x8", "assumed"),
+        ("psf_slow_4x16_r50", "best.pyth", "SLOW_8x8_R50", "slowonly_r50_8x8", "name="),
+        ("psf_slow_4x16_r50", "SLOW_4x16_R50.pyth", "slowonly_r50_8x8", "slowonly_r50_8x8", "name="),
+        ("psf_slow_nln_8x8_r50", "SLOW_NLN_8x8_R50.pyth", None, "slowonly_r50_nl_dot_product_8x8", "file name"),
+        ("ptv_slow_r50", "best.pyth", None, "slowonly_r50_8x8", "assumed"),
+        ("ptv_slow_r50", "SLOW_4x16_R50.pyth", None, "slowonly_r50_4x16", "file name"),
+        ("gcv_i3d_slow_resnet50_f8s8", "i3d_slow_resnet50_f32s2_x.pth", None, "slowonly_r50_32x2", "file name"),
+        ("gcv_tpn_resnet50_f8s8", "tpn_resnet50_f16s4_x.pth", None, "tpn_slowonly_r50_16x4", "file name"),
+        ("gcv_resnet50_v1b_tsn", "resnet50_v1b_x.pth", None, "tsn_r50_1x1x7", "assumed"),
+    ],
+)
+def test_which_network_it_is(
+    name: str, file_name: str, typed: str | None, expected: str, how: str, golden: Path, tmp_path: Path
+) -> None:
+    torch.save(
+        {"model_state": {f"module.{key}": value for key, value in empty(golden, name).items()}}, tmp_path / file_name
+    )
+    spec = models.load(tmp_path / file_name, name=typed).spec
+    assert spec.name == expected
+    assert spec.known["name"].startswith(how)
+
+
+@pytest.mark.parametrize(
+    ("name", "file_name", "choices"),
+    [
+        ("psf_slow_4x16_r50", "best.pyth", "slowonly_r50_4x16, slowonly_r50_8x8"),
+        ("psf_slowfast_4x16_r50", "best.pyth", "slowfast_r50_4x16, slowfast_r50_8x8"),
+        ("gcv_resnet50_v1b_tsn", "resnet50-0676ba61.pth", "tsn_r50_1x1x3"),  # so torchvision calls its image network
+        ("gcv_tpn_resnet50_f8s8", "best.pth", "tpn_slowonly_r50_8x8, tpn_slowonly_r50_16x4"),
+    ],
+)
+def test_what_no_key_tells_is_refused_with_the_choices(
+    name: str, file_name: str, choices: str, golden: Path, tmp_path: Path
+) -> None:
+    torch.save(empty(golden, name), tmp_path / file_name)
+    with pytest.raises(CheckpointError, match=rf"{choices}.*Type one: models\.load\(\.\.\., name="):
+        models.load(tmp_path / file_name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_key_is_accounted_for(name: str, golden: Path, tmp_path: Path) -> None:
+    state = empty(golden, name)
+    del state[[key for key, value in state.items() if value.ndim >= 4][-1]]
+    state["surplus.weight"] = torch.zeros(2)
+    torch.save(state, tmp_path / FILES[name])
+    with pytest.raises(CheckpointError, match=r"1 missing: \S+; 1 unused: surplus\.weight$"):
+        models.load(tmp_path / FILES[name])
+
+
+@pytest.mark.parametrize("key", ["s1.pathway0_stem.conv_xy.weight", "blocks.0.conv.conv_xy.weight"])
+def test_x3d_is_named_as_not_built_here(key: str, tmp_path: Path) -> None:
+    torch.save({key: torch.zeros(2)}, tmp_path / "X3D_S.pyth")
+    with pytest.raises(CheckpointError, match="not a network that is built here"):
+        models.load(tmp_path / "X3D_S.pyth")
