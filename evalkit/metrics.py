@@ -1,11 +1,13 @@
 """Numbers from scores: top-k, mean class accuracy, per class, confusion, each with one stated rule for ties and gaps.
 
 Ties go to the class with the lower index, everywhere: top-1 is exactly what ``argmax`` says. A row with a NaN has no
-prediction and is wrong at every k.
+prediction and is wrong at every k. (scikit-learn's top-1 gives a tie to the higher index; mean over classes and
+confusion are scikit-learn's, tested to be, without its 2 seconds of import before every number.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from datakit.errors import DataError
 
+from . import groups as source_videos
+from .resample import LEVEL, NUM_RESAMPLES, interval, resample_clips, resample_groups
 from .scores import ScoreSet
 from .signature import Signature
 
@@ -23,6 +27,7 @@ RULES: dict[str, str] = {
     "present": "mean over the classes that have test clips",
     "mmaction2": "mean over the classes seen in labels or predictions",
 }
+NUM_CONFUSED = 20
 NEVER = np.iinfo(np.int64).max  # the rank of a label that no k reaches
 
 
@@ -64,6 +69,21 @@ def per_class(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64]
     return _per_class(labels, ranks(scores, labels), scores.shape[1])
 
 
+def confused(scores: ArrayLike, labels: ArrayLike, most: int = NUM_CONFUSED) -> list[tuple[int, int, int, float]]:
+    """The pairs of classes that are taken for each other most: (class, predicted as, rows, share of the class's rows),
+
+    the most rows first, then the largest share, then the lower indices. The two directions of a pair are two entries.
+    """
+    cells = confusion(scores, labels)
+    _, count = per_class(scores, labels)
+    np.fill_diagonal(cells, 0)
+    pairs = [
+        (int(label), int(predicted), int(cells[label, predicted]), float(cells[label, predicted] / count[label]))
+        for label, predicted in np.argwhere(cells)
+    ]
+    return sorted(pairs, key=lambda pair: (-pair[2], -pair[3], pair[0], pair[1]))[:most]
+
+
 def predictions(scores: ArrayLike) -> NDArray[np.int64]:
     """int64 [N]: the best class of each row, the lower index on ties, -1 for a row with a NaN."""
     table = np.asarray(scores)
@@ -101,16 +121,19 @@ def outcomes(score_set: ScoreSet, missing: Missing = "wrong") -> tuple[list[str]
     return ids, labels, found
 
 
-def summary(score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "present") -> dict[str, Any]:
+def summary(
+    score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "present", groups: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The numbers of a run, as fractions of 1, each with its standard error; None where nothing can be said.
 
     n           clips scored               requested   clips asked for
     unlabelled  clips without a label: in no number
     counted     clips the numbers are over: those with a label, under missing="wrong" with the missing ones as wrong
     top1, top5  and mean_class with ``*_se``; ``classes`` of ``num_classes`` is how many the mean is over
+    unit        "clip", or "video" with ``groups`` (clip id -> source video); ``num_units`` of them were drawn
 
     The error of top-k is that of a share, sqrt(p(1-p)/counted); of the mean over classes see ``_mean_class_error``.
-    Both take clips as independent: clips cut from few videos need a resampling of videos (``compare``).
+    Both take clips as independent. With ``groups`` errors are the spread of the numbers over draws of whole videos.
     """
     if missing not in ("wrong", "drop"):
         raise ValueError(f"missing={missing!r}: it is 'wrong' or 'drop'")
@@ -127,6 +150,12 @@ def summary(score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "prese
         "mean_class": _mean(accuracy[averaged]),
         "mean_class_se": _mean_class_error(accuracy, count, averaged),
     }
+    units = source_videos.units(ids, groups)
+    num_units = len(ids) if units is None else len(np.unique(units))
+    if units is not None:
+        draws = _draws(labels, found, averaged, units, seed=0) if num_units > 1 else {}
+        errors = {key: float(values.std()) for key, values in draws.items()}
+        numbers |= {f"{key}_se": errors.get(key, float("nan")) for key in ("top1", "top5", "mean_class")}
     return {
         "n": len(score_set.ids),
         "requested": len(score_set.ids) + len(score_set.missing),
@@ -137,6 +166,43 @@ def summary(score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "prese
         "classes": int(averaged.sum()),
         "num_classes": len(score_set.classes),
         "missing": missing,
+        "unit": "clip" if groups is None else "video",
+        "num_units": num_units,
+    }
+
+
+def intervals(
+    score_set: ScoreSet,
+    missing: Missing = "wrong",
+    rule: Rule = "present",
+    groups: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """95 % bootstrap intervals (low, high) of top1, top5 and mean_class; the same seed gives the same numbers.
+
+    Clips are drawn, for the mean over classes within each class, so that every class stays in; with ``groups`` (clip id
+    -> source video) whole videos are drawn instead, and a class that no drawn video has is left out of that draw. How
+    draws become an interval: ``resample.interval``. None where there is no clip.
+    """
+    numbers = summary(score_set, missing, rule, groups)
+    ids, labels, found = outcomes(score_set, missing)
+    averaged = _averaged(
+        np.bincount(labels, minlength=len(score_set.classes)),
+        predictions(score_set.scores[score_set.labels >= 0]),
+        rule,
+    )
+    bounds: dict[str, tuple[float, float] | None] = dict.fromkeys(("top1", "top5", "mean_class"))
+    if ids:
+        for key, draws in _draws(labels, found, averaged, source_videos.units(ids, groups), seed).items():
+            low, high = interval(numbers[key], draws, numbers["num_units"])
+            bounds[key] = (max(0.0, low), min(1.0, high))
+    return {
+        **bounds,
+        "level": 1 - LEVEL,
+        "unit": numbers["unit"],
+        "num_units": numbers["num_units"],
+        "draws": NUM_RESAMPLES,
+        "seed": seed,
     }
 
 
@@ -148,22 +214,33 @@ def rules(score_set: ScoreSet) -> tuple[Missing, Rule]:
     )
 
 
-def document(score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "present") -> dict[str, Any]:
-    """What ``metrics.json`` holds: the summary, the signature, per-class accuracy, and what was missing and why."""
+def document(
+    score_set: ScoreSet, missing: Missing = "wrong", rule: Rule = "present", groups: str = "auto"
+) -> dict[str, Any]:
+    """What ``metrics.json`` holds: the summary, intervals, the signature, per-class accuracy, the pairs of classes that
+    are confused most, and what was missing and why. ``groups``: what ``groups.of`` is asked for."""
     _, labels, found = outcomes(score_set, missing)
     accuracy, count = _per_class(labels, found, len(score_set.classes))
+    rows = np.flatnonzero(score_set.labels >= 0)
+    names = score_set.classes
+    videos = source_videos.of(score_set, groups)
     return {
-        **summary(score_set, missing, rule),
+        **summary(score_set, missing, rule, videos),
+        "intervals": intervals(score_set, missing, rule, videos),
         "signature": str(score_set.signature),
         "per_class": [
             {"class": name, "n": int(num), "top1": float(share) if num else None}
-            for name, num, share in zip(score_set.classes, count, accuracy, strict=True)
+            for name, num, share in zip(names, count, accuracy, strict=True)
+        ],
+        "confused": [
+            {"class": names[label], "predicted": names[predicted], "n": num, "share": share}
+            for label, predicted, num, share in confused(score_set.scores[rows], score_set.labels[rows])
         ],
         "missing_clips": score_set.missing,
     }
 
 
-def describe(summary: dict[str, Any], signature: Signature) -> str:
+def describe(summary: dict[str, Any], signature: Signature, intervals: dict[str, Any] | None = None) -> str:
     """The terminal's text of a summary: numbers in percent with one standard error, how many clips, the signature."""
     classes = f"{summary['classes']} of {summary['num_classes']} classes"
     few = f"  (there are only {summary['num_classes']} classes)" if summary["num_classes"] <= 5 else ""
@@ -172,10 +249,22 @@ def describe(summary: dict[str, Any], signature: Signature) -> str:
         f"top-5       {percent(summary['top5'], summary['top5_se'])}{few}",
         f"mean class  {percent(summary['mean_class'], summary['mean_class_se'])}"
         f"  ({summary['mean_class_rule']}: {classes})",
-        f"scored      {summary['n']} of {summary['requested']} clips{_gaps(summary)}",
-        f"signature   {signature}",
     ]
-    return "\n".join(lines)
+    if intervals and intervals["top1"]:
+        names = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
+        ranges = (
+            f"{text} {100 * intervals[key][0]:.2f} to {100 * intervals[key][1]:.2f}" for key, text in names.items()
+        )
+        lines.append(f"interval    95 %: {', '.join(ranges)}")
+    if summary["unit"] == "video":
+        lines.append(f"drawn       {summary['num_units']} source videos, whose clips are not independent")
+    return "\n".join(
+        [
+            *lines,
+            f"scored      {summary['n']} of {summary['requested']} clips{_gaps(summary)}",
+            f"signature   {signature}",
+        ]
+    )
 
 
 def percent(share: float | None, error: float | None) -> str:
@@ -224,6 +313,26 @@ def _averaged(count: NDArray[np.int64], predicted: NDArray[np.int64], rule: Rule
     if rule == "mmaction2":
         present[predicted[predicted >= 0]] = True
     return present
+
+
+def _draws(
+    labels: NDArray[np.int64],
+    found: NDArray[np.int64],
+    averaged: NDArray[np.bool_],
+    units: NDArray[np.int64] | None,
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Bootstrap draws of top1, top5 and mean_class. Classes that are averaged and have no clip count 0 in each draw."""
+    present = len(np.unique(labels))
+    one = np.zeros_like(labels)
+    drawn = {}
+    for key, right, strata in (("top1", found == 0, one), ("top5", found < 5, one), ("mean_class", found == 0, labels)):
+        rng, gain = np.random.default_rng(seed), right.astype(np.int64)
+        values = (
+            resample_clips(gain, strata, rng) if units is None else resample_groups(gain, strata, units, rng)
+        )  # fmt: skip
+        drawn[key] = values * present / averaged.sum() if key == "mean_class" else values
+    return drawn
 
 
 def _share_error(share: float, num_clips: int) -> float:

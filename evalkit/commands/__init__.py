@@ -40,21 +40,24 @@ def add_groups(sub: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def document(score_set: ScoreSet) -> dict[str, Any]:
+def document(score_set: ScoreSet, groups: str) -> dict[str, Any]:
     """What ``metrics.json`` holds, and of a fusion its parts."""
     from .. import metrics
 
-    return {**metrics.document(score_set, *metrics.rules(score_set)), **_parts(score_set)}
+    return {**metrics.document(score_set, *metrics.rules(score_set), groups), **_parts(score_set)}
 
 
-def print_scores(kind: str, score_set: ScoreSet, as_json: bool, **more: str) -> None:
+def print_scores(kind: str, score_set: ScoreSet, groups: str, *, as_json: bool, **more: Any) -> None:
     """The numbers of a score set on stdout."""
+    from .. import groups as source_videos
     from .. import metrics
 
     if as_json:
-        console.print_json(kind, {**document(score_set), **more})
+        console.print_json(kind, {**document(score_set, groups), **more})
         return
-    print(metrics.describe(metrics.summary(score_set, *metrics.rules(score_set)), score_set.signature))
+    rules, videos = metrics.rules(score_set), source_videos.of(score_set, groups)
+    summary = metrics.summary(score_set, *rules, videos)
+    print(metrics.describe(summary, score_set.signature, metrics.intervals(score_set, *rules, videos)))
     for part in _parts(score_set).get("fused", []):
         print(f"part        {part['weight']:g} x {part['signature']}")
     for entry in score_set.missing[:SHOWN]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from datakit import files
 from datakit.errors import EXIT_DONE, UsageError
 
-from . import Commands, add_json, add_scores, document, print_scores
+from . import Commands, add_groups, add_json, add_scores, document, print_scores
 
 
 def add(commands: Commands) -> None:
@@ -18,6 +18,7 @@ def add(commands: Commands) -> None:
     fuse.add_argument("--weights", metavar="W:W", help="one number a file, such as 1:1.5 (default: all 1)")
     fuse.add_argument("--on", choices=("prob", "logit"), default="prob", help="what is added (default: prob)")
     fuse.add_argument("--out", type=Path, metavar="DIR", help="write DIR/scores.npz and DIR/metrics.json")
+    add_groups(fuse)
     add_json(fuse)
     fuse.set_defaults(main=main)
 
@@ -37,9 +38,11 @@ def main(args: argparse.Namespace) -> int:
     written = {}
     if out_file is not None:
         fused.save(out_file)
-        files.write_text(args.out / "metrics.json", json.dumps(document(fused), indent=1, allow_nan=False) + "\n")
+        files.write_text(
+            args.out / "metrics.json", json.dumps(document(fused, args.groups), indent=1, allow_nan=False) + "\n"
+        )
         written = {"out": str(args.out)}
-    print_scores("evalkit-fuse", fused, args.json, **written)
+    print_scores("evalkit-fuse", fused, args.groups, as_json=args.json, **written)
     if written and not args.json:
         print(f"written     {out_file}, {args.out / 'metrics.json'}")
     return EXIT_DONE

@@ -228,3 +228,93 @@ def test_terminal_text() -> None:
     assert "top-5       100.00 ± 0.00  (there are only 3 classes)" in metrics.describe(
         metrics.summary(few), few.signature
     )
+
+
+def test_confused_pairs() -> None:
+    labels = [0] * 10 + [1] * 4 + [2] * 4 + [3]
+    predicted = [1] * 3 + [2] * 2 + [0] * 5 + [0, 0, 0, 1] + [3, 3, 2, 2] + [0]
+    scores = np.eye(4)[predicted]
+    found = metrics.confused(scores, labels)
+    assert found == [(1, 0, 3, 0.75), (0, 1, 3, 0.3), (2, 3, 2, 0.5), (0, 2, 2, 0.2), (3, 0, 1, 1.0)]
+    assert metrics.confused(scores, labels, most=2) == found[:2]
+    assert metrics.confused(np.eye(4), [0, 1, 2, 3]) == []
+    table = metrics.document(make(labels, predicted, 4))["confused"]
+    assert table[0] == {"class": "class 1", "predicted": "class 0", "n": 3, "share": 0.75}
+
+
+def test_intervals_are_seeded_and_hold_the_number() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, 400)
+    predicted = np.where(rng.random(400) < 0.7, labels, (labels + 1) % 10)
+    found = make(labels.tolist(), predicted.tolist(), 10)
+    numbers, bounds = metrics.summary(found), metrics.intervals(found)
+    assert bounds == metrics.intervals(found)
+    assert bounds != metrics.intervals(found, seed=1)
+    assert (bounds["unit"], bounds["num_units"], bounds["level"]) == ("clip", 400, 0.95)
+    for key in ("top1", "mean_class"):
+        low, high = bounds[key]
+        assert low < numbers[key] < high
+        assert (high - low) / 2 == pytest.approx(1.96 * numbers[f"{key}_se"], rel=0.1)
+    assert metrics.document(found)["intervals"] == bounds
+    lines = metrics.describe(numbers, found.signature, bounds).splitlines()
+    assert lines[3].startswith(f"interval    95 %: top-1 {100 * bounds['top1'][0]:.2f} to ")
+
+
+def test_intervals_at_the_ends() -> None:
+    right = metrics.intervals(make([0, 1, 2] * 20, [0, 1, 2] * 20, 3))
+    assert right["top1"][1] == 1.0
+    assert 0.9 < right["top1"][0] < 1.0  # sixty clips without an error do not prove that there are none
+    one = metrics.intervals(make([2], [2], 3))
+    assert one["top1"] == (0.0, 1.0)
+    nothing = metrics.intervals(make([], [], 3))
+    assert (nothing["top1"], nothing["mean_class"]) == (None, None)
+
+
+def test_classes_that_are_only_predicted_lower_the_interval_too() -> None:
+    found = make([0, 1] * 30, [0, 2] * 30, 4)
+    present = metrics.intervals(found)["mean_class"]
+    union = metrics.intervals(found, rule="mmaction2")["mean_class"]
+    assert union[0] < 1 / 3 < union[1]
+    assert present[0] < 1 / 2 < present[1]
+
+
+@pytest.mark.parametrize("metric", ["top1", "mean_class"])
+def test_intervals_cover_what_is_true(metric: str) -> None:
+    """Clips of one video are right or wrong together: intervals over clips miss the truth, those over videos do not."""
+    rng = np.random.default_rng(5)
+    num_videos, clips_each, num_classes = 40, 12, 4
+    hits = {"clip": 0, "video": 0}
+    for _ in range(120):
+        chance = rng.beta(2, 1, num_videos).repeat(clips_each)  # mean 2/3
+        labels = rng.integers(0, num_classes, num_videos * clips_each)
+        predicted = np.where(rng.random(len(labels)) < chance, labels, (labels + 1) % num_classes)
+        found = make(labels.tolist(), predicted.tolist(), num_classes)
+        videos = {clip: str(number // clips_each) for number, clip in enumerate(found.ids)}
+        for unit, groups in (("clip", None), ("video", videos)):
+            low, high = metrics.intervals(found, groups=groups)[metric]
+            hits[unit] += low <= 2 / 3 <= high
+    assert hits["video"] >= 107  # of 120: 89 %; 95 % less four standard errors is 87 %
+    assert hits["clip"] <= 95
+
+
+def test_errors_over_videos() -> None:
+    labels = [0, 1] * 40
+    predicted = [label if number < 40 else 1 - label for number, label in enumerate(labels)]  # the first half is right
+    found = make(labels, predicted, 2)
+    alone = metrics.summary(found)
+    videos = {clip: str(number // 20) for number, clip in enumerate(found.ids)}  # two right, two wrong
+    together = metrics.summary(found, groups=videos)
+    assert (together["unit"], together["num_units"], alone["unit"], alone["num_units"]) == ("video", 4, "clip", 80)
+    assert together["top1"] == alone["top1"]
+    assert together["top1_se"] == pytest.approx(np.sqrt(0.25 / 4), rel=0.05)
+    assert alone["top1_se"] == pytest.approx(np.sqrt(0.25 / 80))
+    assert "drawn       4 source videos, whose clips are not independent" in metrics.describe(together, found.signature)
+    only_one = metrics.summary(found, groups=dict.fromkeys(found.ids, "same"))
+    assert (only_one["top1_se"], only_one["num_units"]) == (None, 1)
+
+
+def test_the_manifest_of_the_set_says_what_is_drawn() -> None:
+    ids = [f"{video}_E_000001_000002_A_0001_00{number:02}" for video in "abc" for number in range(4)]
+    found = make([0, 1] * 6, [0] * 12, 2, ids=ids, signature=Signature(set="gym99-val"))
+    assert metrics.document(found)["num_units"] == 3
+    assert metrics.document(found, groups="none")["num_units"] == 12
