@@ -111,13 +111,7 @@ def names() -> list[str]:
 
 def modes(name: str) -> list[str]:
     """The modes of a protocol, in the order of the file."""
-    return list(_rows(name))
-
-
-def about(name: str) -> dict[str, str]:
-    """``about``, ``source`` and ``like`` of a protocol, as the file says them."""
-    row = manifests.read("protocols")[name]
-    return {key: row[key] for key in ("about", "source", "like") if key in row}
+    return list(_rows(manifests.read("protocols"), name))
 
 
 def get(name: str, mode: str) -> Protocol:
@@ -127,13 +121,20 @@ def get(name: str, mode: str) -> Protocol:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"no protocol {name!r}{hint}; python -m evalkit protocols lists them")
-    rows = _rows(name)
+    rows = _rows(table, name)
     if mode not in rows:
         raise UsageError(f"protocol {name!r} has no mode {mode!r}; type --mode {' or --mode '.join(rows)}")
-    row = rows[mode]
-    if "resize_px" in row:
-        row["resize_px"] = tuple(row["resize_px"])
-    return Protocol(name=name, mode=mode, **row)
+    return _protocol(name, mode, rows[mode])
+
+
+def everything() -> list[tuple[Protocol, dict[str, str]]]:
+    """Every protocol, sorted by name, with what the file says ``about`` it, its ``source`` and what it is ``like``."""
+    table = manifests.read("protocols")
+    return [
+        (_protocol(name, mode, row), {key: table[name].get(key, "") for key in ("about", "source", "like")})
+        for name in sorted(table)
+        for mode, row in _rows(table, name).items()
+    ]
 
 
 def for_network(spec: Network, mode: str) -> Protocol:
@@ -153,17 +154,21 @@ def name_for(name: str, origin: str) -> str:
     return name
 
 
-def _rows(name: str, *above: str) -> dict[str, dict[str, Any]]:
+def _protocol(name: str, mode: str, row: dict[str, Any]) -> Protocol:
+    sizes = {"resize_px": tuple(row["resize_px"])} if "resize_px" in row else {}
+    return Protocol(name=name, mode=mode, **{**row, **sizes})
+
+
+def _rows(table: dict[str, Any], name: str, *above: str) -> dict[str, dict[str, Any]]:
     """mode -> row: those of the row that ``name`` is ``like``, then what it says of all modes, then of one."""
     where = f"protocols.toml [{name}]"
-    table = manifests.read("protocols")
     if name in above or name not in table:
         raise BadManifest(f"protocols.toml: {' is like '.join([*above, name])}, " + (
             "which is a circle" if name in above else "which is not there"))  # fmt: skip
     row = table[name]
     own = {key: value for key, value in row.items() if key not in _ABOUT_KEYS | _ROW_KEYS and isinstance(value, dict)}
     shared = {key: value for key, value in row.items() if key not in _ABOUT_KEYS and key not in own}
-    base = _rows(row["like"], *above, name) if "like" in row else {}
+    base = _rows(table, row["like"], *above, name) if "like" in row else {}
     rows = {}
     for mode in dict.fromkeys([*base, *own]):
         rows[mode] = base.get(mode, {})
