@@ -169,8 +169,6 @@ def from_list(list_file: str | Path, root: str | Path, classes: str | Path | Non
     paths = [path for path, _ in entries]
     if len(set(paths)) < len(paths):
         raise BadManifest(f"{list_path} lists {next(path for path in paths if paths.count(path) > 1)} twice")
-    stems = [safe_name(stem(Path(path).name)) for path in paths]
-    ids = stems if len(set(stems)) == len(stems) else [path.replace("/", "__") for path in paths]
     clips = [
         Clip(
             id=id_,
@@ -181,10 +179,16 @@ def from_list(list_file: str | Path, root: str | Path, classes: str | Path | Non
             status="ok" if (folder / path).exists() else "missing",
             reason=None if (folder / path).exists() else f"{folder / path} is not there",
         )
-        for id_, (path, label) in zip(ids, entries, strict=True)
+        for id_, (path, label) in zip(ids_of(paths), entries, strict=True)
     ]
     clips.sort(key=lambda clip: clip.id)
     return Manifest(name=list_path.stem, variant="foreign", classes=names, clips=tuple(clips))
+
+
+def ids_of(paths: Sequence[str]) -> list[str]:
+    """The clip ids of somebody's list: file names without ending, or whole paths where two names are the same."""
+    stems = [safe_name(stem(Path(path).name)) for path in paths]
+    return stems if len(set(stems)) == len(stems) else [path.replace("/", "__") for path in paths]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
