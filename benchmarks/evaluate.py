@@ -1,28 +1,33 @@
 """CPU of reading the 30 views of an accurate test (10 clips x 3 crops of 256): ours, the plain way, the limit.
 
-    python benchmarks/evaluate.py VIDEO [--rounds 7] [--json OUT]
+    python benchmarks/evaluate.py VIDEO [--rounds 7] [--memory] [--json OUT]
 
 VIDEO is re-encoded into two files of 300 frames as copies of Kinetics have them: 256p with a keyframe every 250 frames
 and 320p with one every 32. Everything runs on one thread of this process, in turns; CPU is user + system.
 
     limit    every frame decoded by PyAV, none converted: what no reader of whole files can go below
-    frames   ours up to what a GPU is sent: the frames that are needed, uint8 [n, H, W, C]
+    convert  every frame decoded, the needed ones converted by swscale and dropped
+    planes   ours up to what a GPU is sent: the needed frames before conversion, which the GPU does
+    frames   ours up to what a CPU network is given: the needed frames, uint8 [n, H, W, C]
     views    ours up to uint8 views [30, C, T, 256, 256], resized and cropped on the CPU
     plain    every frame decoded and converted, the needed ones resized by cv2, the views cut with numpy
 
-Prints the median and the range over the rounds of views / plain, views / limit and frames / limit, and of our resize
-against cv2's. The views of both sides are compared to the bit.
+Prints the median and the range over the rounds of their ratios, and of our resize against cv2's. The views of both
+sides are compared to the bit. ``--memory`` then tests random networks on the 256p file, each in a process of its own:
+peak of the resident memory above what the process held before the first clip, on a CPU with --batch-views auto.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +35,13 @@ import av
 import cv2
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
-from datakit import reader
+import models
+from datakit import manifest, reader
 from evalkit import decode, infer, protocols, resize
 
+ACCURATE = protocols.get("slowonly", "accurate")
 NUM_FRAMES = 300
 FILES = {"256p keyframe/250": (456, 256, 250), "320p keyframe/32": (568, 320, 32)}
 SHAPES = {"4x16": (4, 16), "8x8": (8, 8), "32x2": (32, 2)}
@@ -72,11 +80,41 @@ def decode_only(path: Path) -> None:
             pass
 
 
-def read_frames(path: Path, spec: Spec) -> tuple[np.ndarray, np.ndarray, decode.ViewPlan]:
-    protocol = protocols.get("slowonly", "accurate")
+def decode_and_convert(path: Path, spec: Spec) -> None:
+    wanted = set(decode.plan(NUM_FRAMES, 30.0, 256, 456, spec, ACCURATE).frames.reshape(-1).tolist())
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        reformatter = VideoReformatter()
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                reformatter.reformat(frame, format="rgb24")
+
+
+class Memory:
+    """One block that is used again and again, as a worker's shared memory is."""
+
+    def __init__(self) -> None:
+        self.block = np.empty(0, np.uint8)
+
+    def allocate(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape))
+        if self.block.size < size:
+            self.block = np.empty(size, np.uint8)
+        return self.block[:size].reshape(shape)
+
+
+MEMORY = Memory()
+
+
+def read_frames(path: Path, spec: Spec, *, planes: bool = False) -> tuple[np.ndarray, np.ndarray, decode.ViewPlan]:
     with reader.open(path, num_frames=NUM_FRAMES, pixels="stored") as video:
-        plan = decode.plan(NUM_FRAMES, video.fps, video.height, video.width, spec, protocol)
+        video.allocate = MEMORY.allocate
+        if planes:
+            video.give_planes()
+        plan = decode.plan(NUM_FRAMES, video.fps, video.height, video.width, spec, ACCURATE)
         indices, frames = video.frames_for(lambda _: plan.frames)
+        if planes and video.colours is None:
+            raise SystemExit(f"{path.name}: no planes")
     return indices, frames, plan
 
 
@@ -89,7 +127,7 @@ def plain(path: Path, spec: Spec) -> np.ndarray:
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    plan = decode.plan(len(frames), 30.0, *frames[0].shape[:2], spec, protocols.get("slowonly", "accurate"))
+    plan = decode.plan(len(frames), 30.0, *frames[0].shape[:2], spec, ACCURATE)
     size = (plan.width, plan.height)
     resized = {index: cv2.resize(frames[index], size) for index in np.unique(plan.frames).tolist()}
     clips = [
@@ -121,13 +159,16 @@ def measure(path: Path, spec: Spec, num_rounds: int) -> dict[str, dict[str, floa
     rounds = [
         {
             "limit": cpu_s(lambda: decode_only(path)),
+            "convert": cpu_s(lambda: decode_and_convert(path, spec)),
+            "planes": cpu_s(lambda: read_frames(path, spec, planes=True)),
             "frames": cpu_s(lambda: read_frames(path, spec)),
             "views": cpu_s(lambda: read_views(path, spec)),
             "plain": cpu_s(lambda: plain(path, spec)),
         }
         for _ in range(num_rounds)
     ]
-    pairs = [("views", "plain"), ("views", "limit"), ("frames", "limit"), ("plain", "limit")]
+    pairs = [("planes", "limit"), ("frames", "limit"), ("frames", "convert"), ("views", "limit"), ("views", "plain"),
+             ("plain", "limit")]  # fmt: skip
     return {f"{ours} / {theirs}": ratios(rounds, ours, theirs) for ours, theirs in pairs}
 
 
@@ -146,10 +187,36 @@ def measure_resize(num_rounds: int) -> dict[str, float]:
     return ratios([{"ours": cpu_s(ours), "cv2": cpu_s(theirs)} for _ in range(num_rounds)], "ours", "cv2")
 
 
+# name -> network, views
+MEMORY_CASES = {
+    "TSN R50 25x3@256": ("tsn_r50_1x1x8", {"num_clips": 25, "aggregation": "logit-mean"}),
+    "SlowOnly R50 8x8 10x3@256": ("slowonly_r50_8x8", {}),
+    "SlowFast R50 4x16 10x3@256": ("slowfast_r50_4x16", {}),
+}
+
+
+def resident_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def peak_memory(path: Path, name: str) -> float:
+    """MiB above what the process held before, for one clip."""
+    network, changes = MEMORY_CASES[name]
+    net = models.create(network, num_classes=400).eval()
+    clip = manifest.Clip(id="clip", label=None, label_index=-1, split="val", path=path, frames=NUM_FRAMES)
+    before = resident_kib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again; what getrusage says begins at the parent's
+    outcome = next(infer.score([clip], net, replace(ACCURATE, **changes), workers=0))
+    assert outcome.scores is not None, outcome.reason
+    return (resident_kib("VmHWM") - before) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path, help="natural content, a few seconds")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,10 +229,16 @@ def main() -> None:
             for shape, (clip_len, frame_interval) in SHAPES.items():
                 spec = Spec(clip_len=clip_len, frame_interval=frame_interval)
                 results[f"{file}, {shape}"] = measure(path, spec, args.rounds)
-    for cell, found in results.items():
-        print(cell)
-        for name, ratio in found.items():
-            print("  " + line(name, ratio))
+        for cell, found in results.items():
+            print(cell)
+            for name, ratio in found.items():
+                print("  " + line(name, ratio))
+        if args.memory:
+            results["memory_mib"] = {}
+            for name in MEMORY_CASES:  # a fresh process each: a peak never goes down
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    results["memory_mib"][name] = pool.submit(peak_memory, Path(folder, "0.mp4"), name).result()
+                print(f"{name:36} {results['memory_mib'][name]:5.0f} MiB")
     results["resize"] = measure_resize(args.rounds)
     print(line("resize, ours / cv2", results["resize"]))
     if args.json:

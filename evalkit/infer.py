@@ -147,13 +147,13 @@ def _mirrored(x_NCTHW: Tensor) -> Tensor:
 
 
 def middle_first(num_rows: int, num_crops: int) -> list[int]:
-    """All views, those first that are likely to be sure: of the last crop (mmaction2's middle one), then the others,
+    """All views, those first that are likely to be sure: from the middle of the video outwards, all crops of a row.
 
-    each from the middle of the video outwards.   5 rows: 2 1 3 0 4
+    5 rows, 1 crop: 2 1 3 0 4.   Of 177 gestures and 30 views this order left out 11.8 % (20.6 % had the network been
+    surer), the order of the plan 11.3 % (19.2 %), one that knew each view's confidence beforehand 14.3 % (25.3 %).
     """
     rows = sorted(range(num_rows), key=lambda row: abs(2 * row + 1 - num_rows))
-    crops = sorted(range(num_crops), key=lambda crop: crop != num_crops - 1)
-    return [crop * num_rows + row for crop in crops for row in rows]
+    return [crop * num_rows + row for row in rows for crop in reversed(range(num_crops))]
 
 
 def score(
@@ -330,7 +330,11 @@ class _Batches:
                 shares.append((slot, share))
         try:
             x_NCTHW = torch.cat(
-                [slot.views.cut(slot.order[slot.cut : slot.cut + share]) for slot, share in shares if slot.views]
+                [
+                    slot.views.cut(sorted(slot.order[slot.cut : slot.cut + share]))
+                    for slot, share in shares
+                    if slot.views
+                ]
             )
             scores = self._scores(x_NCTHW)
         except torch.OutOfMemoryError:

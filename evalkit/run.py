@@ -170,7 +170,7 @@ def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
     from . import protocols, views
     from .aggregate import may_stop_early
 
-    protocol = protocols.get(spec.protocol, args.mode)
+    protocol = protocols.for_network(spec, args.mode)
     if args.views:
         protocol = protocols.parse_views(args.views, protocol)
     if args.sampling:
