@@ -85,7 +85,10 @@ ClipT = typing.TypeVar("ClipT", bound=Clip)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A ``Spec`` in plain numbers, to be sent to a worker. ``planes``: give pictures as ``Colours`` makes RGB of."""
+    """A ``Spec`` in plain numbers, to be sent to a worker. ``planes``: give pictures as ``Colours`` makes RGB of.
+
+    ``decoder``: "pyav", or "torchcodec" for video files.
+    """
 
     clip_len: int
     frame_interval: int
@@ -93,6 +96,7 @@ class Shape:
     num_segments: int | None
     input: str
     planes: bool = False
+    decoder: str = "pyav"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -197,10 +201,65 @@ def _read(job: _Job, shape: Shape, protocol: Protocol, allocate: Allocate | None
                 plans.append(plan(num_frames, video.fps or job.fps, video.height, video.width, shape, protocol))
                 return plans[-1].frames
 
-            indices, frames = video.frames_for(wanted)
+            if shape.decoder == "torchcodec" and isinstance(video, reader.VideoFile) and kind == "rgb":
+                indices, frames = _by_torchcodec(video, wanted)
+            else:
+                indices, frames = video.frames_for(wanted)
     except (ItemError, CropError, DataError, IndexError, OSError) as error:
         return str(error)
     return Decoded(frames=frames, indices=indices, plan=plans[-1], colours=video.colours)
+
+
+def _by_torchcodec(
+    video: reader.VideoFile, plan: Callable[[int], NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """As ``video.frames_for``, which is what is done where the two count or show another video."""
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        other = VideoDecoder(str(video.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        if len(other) != len(video.index.pts):
+            return video.frames_for(plan)
+        indices = np.unique(plan(len(other)))
+        found = other.get_frames_at(indices=indices.tolist()).data.numpy()
+    except (RuntimeError, ValueError):
+        return video.frames_for(plan)
+    if found.shape[1:3] != (video.height, video.width):
+        return video.frames_for(plan)
+    frames = video.allocate(found.shape)
+    frames[:] = found
+    return indices, frames
+
+
+def check_torchcodec(clips: Iterable[Clip]) -> None:
+    """Compare torchcodec with PyAV on the first clip that PyAV can read: eight frames, spread over it.
+
+    Raises ``ToolMissing`` where it is not installed or does not load, ``DataError`` where a pixel differs.
+    """
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ToolMissing(
+            f"--decoder torchcodec: {str(error).splitlines()[0]}; pip install torchcodec, or leave it out"
+        ) from None
+
+    def spread(num_frames: int) -> NDArray[np.int64]:
+        return np.linspace(0, num_frames - 1, 8).astype(np.int64)
+
+    for clip in clips:
+        if clip.path is None or clip.path.is_dir():
+            continue
+        try:
+            with reader.open(clip.path, pixels="stored") as video:
+                indices, wanted = video.frames_for(spread)
+            with reader.open(clip.path, pixels="stored") as video:
+                assert isinstance(video, reader.VideoFile)
+                again, found = _by_torchcodec(video, spread)
+        except ItemError:
+            continue
+        if not (np.array_equal(indices, again) and np.array_equal(wanted, found)):
+            raise DataError(f"{clip.path}: torchcodec shows other pixels than PyAV; leave out --decoder torchcodec")
+        return
 
 
 def _job(clip: Clip) -> _Job | str:
@@ -217,6 +276,7 @@ def ahead(
     workers: int,
     *,
     planes: bool = False,
+    decoder: str = "pyav",
     arrived: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> Generator[tuple[ClipT, Decoded | str], None, None]:
     """Clips in order, each with its frames or with the reason why there are none.
@@ -224,6 +284,7 @@ def ahead(
     ``workers``: processes that decode ahead of the caller; 0 decodes in this one, when asked. What is decoded ahead is
     bounded by ``DECODED_AHEAD_BYTES`` besides the clip that comes next. A process that dies takes one clip with it.
     ``planes``: give pictures before their conversion to RGB where ``Decoded.colours`` can do it as well.
+    ``decoder``: "pyav", or "torchcodec" where ``check_torchcodec`` found it exact; it gives no planes.
     ``arrived`` is called with the frames that a process sent, in a thread of its own; what it returns is yielded.
     """
     shape = Shape(
@@ -232,7 +293,8 @@ def ahead(
         frame_offsets=tuple(spec.frame_offsets),
         num_segments=spec.num_segments,
         input=spec.input,
-        planes=planes,
+        planes=planes and decoder == "pyav",
+        decoder=decoder,
     )
     if workers == 0:
         for clip in clips:

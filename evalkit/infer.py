@@ -165,6 +165,7 @@ def score(
     dtype: str = "fp32",
     batch_views: int | Literal["auto"] = "auto",
     workers: int | None = None,
+    decoder: str = "pyav",
     deterministic: bool = False,
     keep_views: bool = False,
     compile: bool = False,
@@ -176,7 +177,7 @@ def score(
     ``dtype``: fp32, or bf16 or fp16 by autocast; scores of views and their means are float32 always.
     ``batch_views``: views a batch. "auto" is found by trying: it starts high and halves until the memory suffices.
     ``workers``: processes that decode ahead of the network; 0 decodes in between; ``None``: one on a CPU, else all
-        cores.
+        cores. ``decoder``: see ``decode.ahead``.
     ``deterministic``: a batch holds views of one video only, so that a clip's scores are the same to the bit whatever
     the other clips, the workers and interruptions are. Otherwise they move by 1e-7 or so.
     ``compile``: run the network through ``torch.compile``.
@@ -203,7 +204,8 @@ def score(
         workers = 1 if device.type == "cpu" else (os.cpu_count() or 1)
     arrived = _pinned if device.type == "cuda" and workers else None
     planes = device.type in CONVERTS
-    with closing(decode.ahead(clips, net.spec, protocol, workers, planes=planes, arrived=arrived)) as items:
+    items = decode.ahead(clips, net.spec, protocol, workers, planes=planes, decoder=decoder, arrived=arrived)
+    with closing(items):
         for clip, item in items:
             batches.add(clip, item, labels[clip.id] if labels else clip.label_index)
             del item

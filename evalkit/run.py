@@ -105,6 +105,10 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--workers", type=int, metavar="N", help="processes that decode, 0: none (default: 1 on a CPU, else one a core)"
     )
+    work.add_argument(
+        "--decoder", choices=("pyav", "torchcodec"), default="pyav",
+        help="torchcodec where it is installed and shows the same pixels (default: pyav)",
+    )  # fmt: skip
     work.add_argument("--deterministic", action="store_true", help="equal to the bit whatever else is scored or killed")
     work.add_argument(
         "--stop-when-decided", action="store_true",
@@ -346,9 +350,12 @@ def score(
 
     Of several processes each scores its share; the first one writes, the others return ``None``.
     """
+    from . import decode
     from .partial import Partial, run_key
 
     device = choose_device(args, ranks)
+    if args.decoder == "torchcodec":
+        decode.check_torchcodec(data.clips)
     key = run_key(facts(args, net.spec, protocol, data, device.type))
     stamps = {clip.id: stamp(clip) for clip in data.clips}
     if ranks.rank:
@@ -417,6 +424,7 @@ def score_share(
         dtype=args.dtype,
         batch_views=args.batch_views if args.batch_views == "auto" else int(args.batch_views),
         workers=args.workers,
+        decoder=args.decoder,
         deterministic=args.deterministic,
         keep_views=args.save_views,
         compile=args.compile,
@@ -471,6 +479,7 @@ def facts(
         "batch_views": args.batch_views if args.deterministic else "",
         "views": args.save_views,
         "compile": args.compile,
+        "decoder": args.decoder,
         "decided": data.labels if args.stop_when_decided else None,  # a label says how many views it takes
         "versions": [__version__, av.__version__, torch.__version__],
     }
@@ -519,7 +528,7 @@ def collect(
         missing="drop" if args.missing == "drop" else "wrong",
         weights=spec.weights,
         media=data.media,
-        dec=decoder(scored),
+        dec=decoder(args.decoder, scored),
         dtype=args.dtype,
         kit=__version__,
     )
@@ -551,12 +560,16 @@ def collect(
     )
 
 
-def decoder(clips: Sequence[Clip]) -> str:
+def decoder(name: str, clips: Sequence[Clip]) -> str:
     """What read the files: ``pyav-18.1.0``, or ``pillow-12.0.0`` for folders of pictures."""
     if clips[0].path is not None and clips[0].path.is_dir():
         import PIL
 
         return f"pillow-{PIL.__version__}"
+    if name == "torchcodec":
+        import torchcodec
+
+        return f"torchcodec-{torchcodec.__version__}"
     import av
 
     return f"pyav-{av.__version__}"

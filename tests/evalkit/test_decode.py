@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from datakit import reader
@@ -168,6 +171,48 @@ def test_planes_make_the_same_rgb(clips: list[Clip]) -> None:
         assert planes.frames.shape == (len(whole.frames), planes.colours.num_bytes)
         channels = planes.colours.rgb(planes.frames.astype(np.int32))
         assert np.array_equal(np.stack(channels, axis=-1), whole.frames)
+
+
+class OtherDecoder:
+    """torchcodec's decoder as far as it is used, with a fault or without."""
+
+    fault = ""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.opened = reader.open(path, pixels="stored")
+
+    def __len__(self) -> int:
+        return self.opened.num_frames - (self.fault == "count")
+
+    def get_frames_at(self, indices: list[int]) -> Any:
+        if self.fault == "raises":
+            raise RuntimeError("Could not seek")
+        frames = self.opened.frames(indices) + np.uint8(self.fault == "pixels")
+        self.opened.close()
+        return types.SimpleNamespace(data=torch.from_numpy(frames))
+
+
+def test_torchcodec_must_show_the_same_pixels(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.SimpleNamespace(VideoDecoder=OtherDecoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", types.SimpleNamespace(decoders=module))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+    wanted = list(decode.ahead(clips, SPEC, PROTOCOL, 0))
+    for fault in ("", "count", "raises"):  # where it does not know the file as PyAV does, PyAV reads it
+        monkeypatch.setattr(OtherDecoder, "fault", fault)
+        decode.check_torchcodec([gone(0), *clips])
+        for (_, one), (_, other) in zip(
+            wanted, decode.ahead(clips, SPEC, PROTOCOL, 0, decoder="torchcodec"), strict=True
+        ):
+            assert isinstance(one, decode.Decoded)
+            assert isinstance(other, decode.Decoded)
+            assert np.array_equal(one.frames, other.frames)
+    monkeypatch.setattr(OtherDecoder, "fault", "pixels")
+    with pytest.raises(DataError, match="shows other pixels"):
+        decode.check_torchcodec(clips)
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ToolMissing, match="pip install torchcodec"):
+        decode.check_torchcodec(clips)
 
 
 def test_giving_up_in_the_middle_ends_the_processes(clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 
 import models
 from datakit import manifest
-from datakit.errors import DataError, NotComparable, UsageError
+from datakit.errors import DataError, NotComparable, ToolMissing, UsageError
 from evalkit import fuse, infer, protocols, run, scores
 from evalkit.partial import Partial, Scored, run_key
 
@@ -604,6 +604,14 @@ def test_stopping_when_decided_gives_the_same_numbers_from_fewer_views(
     assert re.search(r"views       \d+\.\d % left out", capsys.readouterr().out)
 
 
+def test_torchcodec_is_refused_where_it_is_not_there(
+    prepared: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ToolMissing, match="pip install torchcodec, or leave it out"):
+        call(checkpoint, "--mode", "efficient", "--data", prepared, "--decoder", "torchcodec")
+
+
 def test_stopping_is_refused_where_nothing_is_ever_certain(
     prepared: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -697,4 +705,5 @@ def test_the_engine_is_given_what_was_typed(prepared: Path, checkpoint: Path, mo
          "--deterministic", "--device", "cpu")  # fmt: skip
     assert given == {"device": torch.device("cpu"), "dtype": "fp32", "batch_views": 3, "workers": 2,
                      "deterministic": True, "keep_views": False, "compile": False, "stop_when_decided": False,
+                     "decoder": "pyav",
                      "labels": {f"clip{number:02}": number % 4 for number in range(10)} | {"zz_gone": 0}}  # fmt: skip
