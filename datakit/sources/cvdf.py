@@ -82,12 +82,14 @@ def fetch(specs: Sequence[ClipSpec], order: Order) -> Iterator[list[Outcome]]:
 
 def archives(splits: set[str], order: Order) -> list[Archive]:
     """The archives of these splits, replacements first. Reads the list files."""
+    # Who has no network shall know it soon.
+    patience = replace(order.options.patience, tries=min(order.options.patience.tries, 4))
     found = []
     for split in sorted(splits & set(order.table["lists"])):
         if url := order.table.get("replacements", {}).get(split):
             found.append((f"{split}/replacement.tgz", http.mirrored(url, order.options.mirror)))
         list_url = http.mirrored(order.table["lists"][split], order.options.mirror)
-        for line in http.read_text(list_url, patience=order.options.patience).splitlines():
+        for line in http.read_text(list_url, patience=patience).splitlines():
             if line.strip():
                 url = http.mirrored(urljoin(list_url, http.quoted(line)), order.options.mirror)
                 name = PurePosixPath(unquote(urlsplit(url).path)).name

@@ -29,7 +29,7 @@ from typing import Any
 import manifests
 
 from .. import console, encode, probe, runner
-from ..annotations import ClipSpec, safe_name
+from ..annotations import VIDEO_SUFFIXES, ClipSpec, safe_name
 from ..errors import Gone, ItemError, Missing, NeedsLogin, Retryable, ToolMissing
 from ..journal import Outcome
 from . import Order, http
@@ -267,7 +267,8 @@ def _download(video: Video) -> dict[str, Any]:
                 except ItemError as error:
                     part.unlink(missing_ok=True)
                     raise _Said(f"ffmpeg exited with code 0, but the file is none: {error}") from None
-                part.replace(video.folder / f"{section.name}{part.suffix}")
+                suffix = part.suffix if part.suffix in VIDEO_SUFFIXES else ".mkv"
+                part.replace(video.folder / f"{section.name}{suffix}")
     shutil.rmtree(unfinished, ignore_errors=True)
     files = {one.name: _file_of(one, video.folder) for one in video.sections}
     facts["files"] = {name: [path.name, encode.sha256_file(path)] for name, path in files.items() if path is not None}
@@ -275,11 +276,8 @@ def _download(video: Video) -> dict[str, Any]:
 
 
 def _file_of(section: Section, folder: Path) -> Path | None:
-    return next(iter(sorted(path for path in folder.glob(f"{_escaped(section.name)}.*") if path.is_file())), None)
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+    named = (folder / f"{section.name}{suffix}" for suffix in sorted(VIDEO_SUFFIXES))
+    return next((path for path in named if path.is_file()), None)
 
 
 def _whole_text(error: BaseException, warnings: Sequence[str]) -> str:
