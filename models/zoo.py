@@ -140,7 +140,7 @@ class Recognizer(nn.Module):
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """``manifests/models.toml``: [inputs], [networks], published."""
+    """``manifests/models.toml``: [inputs] and [networks]."""
     return manifests.read("models")
 
 

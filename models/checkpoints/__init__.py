@@ -15,7 +15,7 @@ from datakit.errors import CheckpointError
 from datakit.files import replacing
 
 from .. import zoo
-from . import caffe2, files, gluoncv, identify, mmaction2, pyslowfast, pytorchvideo, torchvision
+from . import caffe2, files, gluoncv, identify, mmaction2, published, pyslowfast, pytorchvideo, torchvision
 
 FORMAT = "actionkit/1"
 # Each has: recognises, whether a state is its framework's; families, of which a network may be; arguments, what keys
@@ -35,7 +35,7 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
     """
     path = Path(path)
     file = files.read(path, trust=trust)
-    digest = sha8(path)
+    digests = (sha8(path), sha1_8(path))
     if file.top.get("format") == FORMAT:
         spec = our_spec(path, file.top, name)
         state = file.state
@@ -48,12 +48,13 @@ def load(path: str | Path, name: str | None = None, trust: bool = False) -> zoo.
         if not adapter.families(file.state) and name is None:
             keys = ", ".join([*file.state][:4])
             origin, _ = adapter.origin(file.top, path.name)
+            published.refuse_elsewhere(path, origin, digests)
             raise CheckpointError(
                 f"{path}: not a network that is built here, though {origin} ({keys}, ...); see models.list()"
             )
-        spec = identify.foreign_spec(path, state, file, name=name, adapter=adapter, digests=(digest, sha1_8(path)))
+        spec = identify.foreign_spec(path, state, file, name=name, adapter=adapter, digests=digests)
     known = spec.known | {"weights": file.how}
-    return assemble(path, dataclasses.replace(spec, weights=digest, known=known), state)
+    return assemble(path, dataclasses.replace(spec, weights=digests[0], known=known), state)
 
 
 def save(path: str | Path, net: zoo.Recognizer, **extra: Any) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from datakit.errors import CheckpointError, UsageError
 
 from .. import zoo
+from . import published
 from .files import File
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def foreign_spec(
     typed = name is not None and name in zoo.names()
     choices = [name] if name and (typed or not families) else alike(families, arguments) or alike(families, {})
     wrong = {choice: mismatches(expected(choice, num_classes, arguments), state) for choice in choices}
-    fitting = distinct([choice for choice in choices if not wrong[choice]], arguments)
+    having_keys = [choice for choice in choices if not wrong[choice]]
+    fitting = distinct(having_keys, arguments)
     if not fitting:
         nearest = min(choices, key=lambda choice: wrong[choice].count)
         theirs = {ours: key for key, ours in adapter.names(file.state).items()}
@@ -61,11 +63,11 @@ def foreign_spec(
         facts = adapter.facts(file)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    rows = [row for row in zoo.table()["published"] if row["network"] in fitting]
-    by_hash = next((row for row in rows if row["sha8"] in digests), None)
+    origin, how_origin = adapter.origin(file.top, path.name)
+    rows = [row for row in published.of(origin) if row.get("network") in having_keys]
+    by_hash = published.with_digest(rows, digests)
     foreign = None if typed else name  # not a name of ours, but perhaps its origin's: read like that of a file
-    alike_named = [row for row in rows if published_stem(row["file"]) in (foreign or path.name)]
-    by_name = max(alike_named, key=lambda row: len(published_stem(row["file"])), default=None)
+    by_name = published.named(rows, foreign or path.name, num_classes)
     chosen, how = choose(
         path,
         fitting,
@@ -80,15 +82,17 @@ def foreign_spec(
     )
     how = "name=" if foreign else how
     spec = zoo.spec(chosen, num_classes=num_classes, **arguments_for(chosen, arguments))
-    origin, how_origin = adapter.origin(file.top, path.name)
     known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
     known |= {"input": "keys", "num_classes": "keys", "origin": how_origin}
     known |= dict.fromkeys(("mean", "std"), f"all of {origin}" if "mean" in arguments else "the network's default")
-    spec = dataclasses.replace(spec, origin=origin, known=known, published=by_hash)
     row = by_hash or by_name
     if row and "protocol" in row:
         known["protocol"] = "sha8 of a published file" if by_hash else "file name of a published file"
-        spec = dataclasses.replace(spec, protocol=row["protocol"])
+    number = by_hash or (by_name if by_name and published.is_whole_name(by_name, path.name) else None)
+    spec = dataclasses.replace(spec, origin=origin, known=known, published=number)
+    if row:
+        spec = dataclasses.replace(spec, protocol=row.get("protocol", spec.protocol))
+        published.greet(path, spec, row, digests)
     if how == "config in the file":
         return with_facts(spec, facts)
     for key in (key for key in adapter.ASSUMED if key in arguments):
@@ -109,7 +113,7 @@ def alike(families: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
 
 
 def distinct(fitting: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
-    """Of names that are the same network and clip once ``arguments`` are in place, the one that has most of them."""
+    """Of names that are the same network and input once ``arguments`` are in place, the one that has most of them."""
     kept: dict[str, tuple[int, str]] = {}
     for name in fitting:
         row = zoo.row_of(name)
@@ -117,7 +121,8 @@ def distinct(fitting: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
         given = {key: value for key, value in arguments_for(name, arguments).items() if key in network}
         overridden = sum(plain(network[key]) != plain(value) for key, value in given.items())
         final = network | given
-        same = str(sorted((key, plain(value)) for key, value in final.items())) + str([row.get(key) for key in CLIP])
+        same = str(sorted((key, plain(value)) for key, value in final.items()))
+        same += str([row.get(key) for key in CLIP] + [arguments.get(key, row.get(key)) for key in ("mean", "std")])
         if same not in kept or overridden < kept[same][0]:
             kept[same] = (overridden, name)
     return [name for _, name in kept.values()]
@@ -197,11 +202,6 @@ def plain(value: Any) -> Any:
 def in_words(part: str, words: Sequence[str]) -> bool:
     """Whether a part of a network's name stands in a file name: "4x16" also as "4x16x1", "r50" also as "resnet50"."""
     return any(word in (part, f"{part}x1", part.replace("r", "resnet", 1)) for word in words)
-
-
-def published_stem(file: str) -> str:
-    """A published file name without date, hash and ending: what is left of it when somebody stripped them."""
-    return re.sub(r"(_\d{8})?-[0-9a-f]{8}\.\w+$", "", file)
 
 
 def num_differences(name: str, facts: Mapping[str, Any]) -> int:

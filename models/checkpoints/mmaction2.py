@@ -52,7 +52,8 @@ RENAMES = (
 LEFT_OUT = re.compile(r"^ema_\w+$|^cls_head\.new_cls\.(weight|bias)$")
 
 WORDS: tuple[tuple[str, str], ...] = ()
-PRIORS = {"slowonly_r101": "8x8"}  # its only clip at that depth
+# The only clip at that depth; and VMZ's mean and std are those of the few files that are named after them.
+PRIORS = {"slowonly_r101": "8x8", "ircsn_r152": "32x2", "ipcsn_r152": "32x2"}
 MUST_BE_NAMED: tuple[str, ...] = ()
 ASSUMED: tuple[str, ...] = ()
 
