@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.errors import NotComparable, UsageError
+from datakit.errors import DataError, NotComparable, UsageError
 
+from . import groups as source_videos
+from . import metrics
 from .scores import ScoreSet, some
 from .signature import Signature
 
 On = Literal["prob", "logit"]
+
+NUM_FOLDS = 10
+ROWS_AT_ONCE = 256
+STEPS = {2: 20, 3: 10, 4: 10, 5: 5, 6: 4}  # streams -> steps from 0 to 1: 21, 66, 286, 126 and 126 mixtures
 
 
 def fuse(parts: Sequence[ScoreSet], weights: Sequence[float] | None = None, on: On = "prob") -> ScoreSet:
@@ -30,26 +37,14 @@ def fuse(parts: Sequence[ScoreSet], weights: Sequence[float] | None = None, on: 
     the same clips with the same labels and classes, hold different kinds of scores, or hold partial ones.
     """
     weights = tuple(weights) if weights is not None else (1.0,) * len(parts)
-    if len(parts) < 2:
-        raise UsageError("fusion needs two score files or more: python -m evalkit fuse a/scores.npz b/scores.npz")
     if len(weights) != len(parts):
         example = ":".join("1" * len(parts))
         raise UsageError(f"{len(parts)} score files and {len(weights)} weights; type --weights {example}")
     if not np.isfinite(weights).all() or not any(weights):
         raise UsageError(f"weights {weights}: finite numbers, not all of them 0; type --weights 1:1")
-    _check_kinds(parts, on)
-    first = parts[0]
-    aligned = [first, *(_aligned(part, first.classes, place) for place, part in enumerate(parts[1:], start=2))]
-    _check_clips(aligned)
-    _check_labels(aligned)
-
-    in_all = set(first.ids).intersection(*(part.ids for part in aligned[1:]))
-    ids = [clip_id for clip_id in first.ids if clip_id in in_all]
-    total = np.zeros((len(ids), len(first.classes)))
-    for part, weight in zip(aligned, weights, strict=True):
-        row = {clip_id: index for index, clip_id in enumerate(part.ids)}
-        scores = part.scores[[row[clip_id] for clip_id in ids]].astype(np.float64)
-        total += weight * (softmax(scores) if on == "prob" and part.kind == "logit" else scores)
+    aligned, ids, streams = _joined(parts, on)
+    first = aligned[0]
+    total = _sum(streams, weights)
     labels = dict(zip(first.ids, first.labels.tolist(), strict=True))
     return ScoreSet(
         ids=ids,
@@ -68,11 +63,164 @@ def fuse(parts: Sequence[ScoreSet], weights: Sequence[float] | None = None, on: 
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Weights chosen by top-1 among ``num_mixtures``, and what may be said of them.
+
+    optimistic       top-1 of these weights on the very clips that chose them: too high, the more the more streams
+    cross_validated  top-1 where each fold is counted with weights chosen on the others (``chosen_a_fold``): honest;
+                     None where the weights were chosen on another split, and so every number of the fusion is honest
+    equal            top-1 of equal weights, which chose nothing
+    unit             what was kept together in a fold: "clip", or "video" where clips of one video are alike
+    """
+
+    weights: tuple[float, ...]
+    num_mixtures: int
+    optimistic: float
+    equal: float
+    cross_validated: float | None = None
+    chosen_a_fold: tuple[tuple[float, ...], ...] = ()
+    unit: str = "clip"
+    chosen_on: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def search(parts: Sequence[ScoreSet], on: On = "prob", groups: Mapping[str, str] | None = None) -> Search:
+    """Choose weights by cross-validation over ``NUM_FOLDS`` folds of clips, or of videos with ``groups``.
+
+    The weights handed back are those of all clips together. A clip that is missing and counts as wrong is wrong under
+    all weights. Ties go to the weights nearest to equal ones. Raises what ``fuse`` does, ``DataError`` without labels.
+    """
+    mixtures, right, ids, counted = _judged(parts, on)
+    units = source_videos.units(ids, groups)
+    unit_of_row = np.argsort(np.argsort(np.array(ids))) if units is None else units  # whatever the order of the rows
+    num_units = int(unit_of_row.max()) + 1
+    num_folds = min(NUM_FOLDS, num_units)
+    if num_folds < 2:
+        raise DataError(f"--search needs two {'videos' if groups else 'clips'} or more, there is {num_units}")
+    fold = (np.random.default_rng(0).permutation(num_units) % num_folds)[unit_of_row]
+    chosen = [_best(mixtures, right[:, fold != number]) for number in range(num_folds)]
+    honest = sum(int(right[best, fold == number].sum()) for number, best in enumerate(chosen))
+    best = _best(mixtures, right)
+    return Search(
+        weights=mixtures[best],
+        num_mixtures=len(mixtures),
+        optimistic=float(right[best].sum()) / counted,
+        equal=_equal(parts, on),
+        cross_validated=honest / counted,
+        chosen_a_fold=tuple(mixtures[number] for number in chosen),
+        unit="clip" if groups is None else "video",
+    )
+
+
+def search_on(others: Sequence[ScoreSet], parts: Sequence[ScoreSet], on: On = "prob") -> Search:
+    """Choose weights for ``parts`` on ``others``, the same streams on another split.
+
+    Raises ``UsageError`` where the two share clips: such weights would have seen what is counted.
+    """
+    if len(others) != len(parts):
+        raise UsageError(
+            f"--search with {len(others)} score files for {len(parts)} streams; type one for each, in order"
+        )
+    seen = {clip_id for other in others for clip_id in other.ids}
+    if both := sorted(seen.intersection(clip_id for part in parts for clip_id in part.ids)):
+        raise UsageError(
+            f"--search: {len(both)} clips are among those that are counted ({some(both)}); type the scores of another "
+            "split, or --search alone for cross-validation"
+        )
+    mixtures, right, _, counted = _judged(others, on)
+    best = _best(mixtures, right)
+    return Search(
+        weights=mixtures[best],
+        num_mixtures=len(mixtures),
+        optimistic=float(right[best].sum()) / counted,
+        equal=_equal(others, on),
+        chosen_on=others[0].signature.set or f"list {others[0].signature.list}",
+    )
+
+
+def with_search(fused: ScoreSet, found: Search) -> ScoreSet:
+    """Say of a fusion how its weights came about, in ``meta`` and, where its numbers are optimistic, in ``agg``."""
+    signature = fused.signature
+    if not found.chosen_on:
+        signature = replace(signature, agg=f"{signature.agg},weights-chosen-on-these-clips")
+    return replace(fused, signature=signature, meta={**fused.meta, "search": found.to_dict()})
+
+
+def mixtures_of(num_parts: int) -> list[tuple[float, ...]]:
+    """Weights that add up to 1, in equal steps: twentieths of two streams, tenths of three, ...; 0 leaves one out."""
+    steps = STEPS.get(num_parts)
+    if steps is None:
+        raise UsageError(f"--search knows {min(STEPS)} to {max(STEPS)} streams, not {num_parts}; type --weights")
+    shares = itertools.product(range(steps + 1), repeat=num_parts - 1)
+    return [tuple(share / steps for share in (*part, steps - sum(part))) for part in shares if sum(part) <= steps]
+
+
+def _judged(parts: Sequence[ScoreSet], on: On) -> tuple[list[tuple[float, ...]], NDArray[np.bool_], list[str], int]:
+    """(mixtures, bool [mixtures, labelled clips]: is it right, their ids, how many clips count)."""
+    aligned, ids, streams = _joined(parts, on)
+    label_of = dict(zip(aligned[0].ids, aligned[0].labels.tolist(), strict=True))
+    labels = np.array([label_of[clip_id] for clip_id in ids], dtype=np.int64)
+    rows = np.flatnonzero(labels >= 0)
+    if not len(rows):
+        raise DataError("--search chooses weights by top-1, and no clip has a label")
+    mixtures = mixtures_of(len(parts))
+    right = np.empty((len(mixtures), len(rows)), dtype=np.bool_)
+    for start in range(0, len(rows), ROWS_AT_ONCE):  # few enough to stay near the processor
+        some_rows = rows[start : start + ROWS_AT_ONCE]
+        chunk = [scores[some_rows] for scores in streams]
+        for number, weights in enumerate(mixtures):
+            found = metrics.predictions(_sum(chunk, weights)) == labels[some_rows]
+            right[number, start : start + ROWS_AT_ONCE] = found
+    fused = fuse(parts, on=on)
+    counted = len(metrics.outcomes(fused, metrics.rules(fused)[0])[0])
+    return mixtures, right, [ids[row] for row in rows], counted
+
+
+def _sum(streams: Sequence[NDArray[np.float64]], weights: Sequence[float]) -> NDArray[np.float64]:
+    total = np.zeros_like(streams[0])
+    for scores, weight in zip(streams, weights, strict=True):
+        total += weight * scores
+    return total
+
+
+def _best(mixtures: Sequence[tuple[float, ...]], right: NDArray[np.bool_]) -> int:
+    hits = right.sum(axis=1)
+    uneven = [sum((weight - 1 / len(weights)) ** 2 for weight in weights) for weights in mixtures]
+    return min(range(len(mixtures)), key=lambda number: (-hits[number], round(uneven[number], 9), number))
+
+
+def _equal(parts: Sequence[ScoreSet], on: On) -> float:
+    fused = fuse(parts, on=on)
+    return float(metrics.summary(fused, metrics.rules(fused)[0])["top1"])
+
+
 def softmax(scores: NDArray[Any]) -> NDArray[Any]:
     """Softmax along the last axis, without overflow."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     shares: NDArray[Any] = powers / powers.sum(axis=-1, keepdims=True)
     return shares
+
+
+def _joined(parts: Sequence[ScoreSet], on: On) -> tuple[list[ScoreSet], list[str], list[NDArray[np.float64]]]:
+    """(parts with the first one's columns, ids of the clips that all scored, float64 [clips, C] of each part)."""
+    if len(parts) < 2:
+        raise UsageError("fusion needs two score files or more: python -m evalkit fuse a/scores.npz b/scores.npz")
+    _check_kinds(parts, on)
+    first = parts[0]
+    aligned = [first, *(_aligned(part, first.classes, place) for place, part in enumerate(parts[1:], start=2))]
+    _check_clips(aligned)
+    _check_labels(aligned)
+    in_all = set(first.ids).intersection(*(part.ids for part in aligned[1:]))
+    ids = [clip_id for clip_id in first.ids if clip_id in in_all]
+    streams = []
+    for part in aligned:
+        row = {clip_id: index for index, clip_id in enumerate(part.ids)}
+        scores = part.scores[[row[clip_id] for clip_id in ids]].astype(np.float64)
+        streams.append(softmax(scores) if on == "prob" and part.kind == "logit" else scores)
+    return aligned, ids, streams
 
 
 def _check_kinds(parts: Sequence[ScoreSet], on: On) -> None:

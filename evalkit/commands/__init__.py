@@ -7,6 +7,7 @@ imports go into the functions, so that the help is quick.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,6 +29,15 @@ def add_json(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
+def add_foreign(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--list", type=Path, action="append", default=[], metavar="FILE",
+        help="of other programs' results: the list (or PySlowFast's csv) that was tested, 'path label' a line; one for "
+        "all, or one for each in order",
+    )  # fmt: skip
+    sub.add_argument("--classes", type=Path, metavar="FILE", help="their class names, one a line in label order")
+
+
 def add_across_copies(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--across-copies", action="store_true", help="compare although the files were not the same")
 
@@ -41,16 +51,17 @@ def add_groups(sub: argparse.ArgumentParser) -> None:
 
 
 def document(score_set: ScoreSet, groups: str) -> dict[str, Any]:
-    """What ``metrics.json`` holds, and of a fusion its parts."""
-    from .. import metrics
+    """What ``metrics.json`` holds, with remarks, and of a fusion its parts."""
+    from .. import metrics, remarks
 
-    return {**metrics.document(score_set, *metrics.rules(score_set), groups), **_parts(score_set)}
+    found = metrics.document(score_set, *metrics.rules(score_set), groups)
+    return {**found, "remarks": remarks.of(score_set), **_parts(score_set)}
 
 
 def print_scores(kind: str, score_set: ScoreSet, groups: str, *, as_json: bool, **more: Any) -> None:
     """The numbers of a score set on stdout."""
     from .. import groups as source_videos
-    from .. import metrics
+    from .. import metrics, remarks
 
     if as_json:
         console.print_json(kind, {**document(score_set, groups), **more})
@@ -58,8 +69,12 @@ def print_scores(kind: str, score_set: ScoreSet, groups: str, *, as_json: bool, 
     rules, videos = metrics.rules(score_set), source_videos.of(score_set, groups)
     summary = metrics.summary(score_set, *rules, videos)
     print(metrics.describe(summary, score_set.signature, metrics.intervals(score_set, *rules, videos)))
+    for line in remarks.lines(score_set):
+        print(line)
     for part in _parts(score_set).get("fused", []):
         print(f"part        {part['weight']:g} x {part['signature']}")
+    if "search" in score_set.meta:
+        print("\n".join(_searched(score_set.meta["search"])))
     for entry in score_set.missing[:SHOWN]:
         print(f"missing     {entry['id']}: {entry['reason']}")
     if len(score_set.missing) > SHOWN:
@@ -67,4 +82,27 @@ def print_scores(kind: str, score_set: ScoreSet, groups: str, *, as_json: bool, 
 
 
 def _parts(score_set: ScoreSet) -> dict[str, Any]:
-    return {"fused": score_set.meta["fused"]} if "fused" in score_set.meta else {}
+    return {key: score_set.meta[key] for key in ("fused", "search") if key in score_set.meta}
+
+
+def _searched(found: dict[str, Any]) -> list[str]:
+    """What must stand beside the numbers of a fusion whose weights were searched."""
+    ratio = _ratio(found["weights"])
+    equal = f"equal weights {100 * found['equal']:.2f}"
+    if found["chosen_on"]:
+        return [
+            f"searched    {ratio} of {found['num_mixtures']} mixtures, chosen on {found['chosen_on']} "
+            f"(there {100 * found['optimistic']:.2f}, {equal})"
+        ]
+    folds = sorted(map(tuple, found["chosen_a_fold"]))
+    return [
+        f"searched    {ratio} of {found['num_mixtures']} mixtures, chosen on the clips that are counted above: the "
+        f"numbers above are optimistic",
+        f"cross-val.  {100 * found['cross_validated']:.2f} top-1 cross-validated: {len(folds)} folds of "
+        f"{found['unit']}s, each with weights chosen on the others ({_ratio(folds[0])} to {_ratio(folds[-1])})",
+        f"optimistic  {100 * found['optimistic']:.2f} top-1 with the weights chosen on the same clips; {equal}",
+    ]
+
+
+def _ratio(weights: Sequence[float]) -> str:
+    return ":".join(f"{weight:g}" for weight in weights)

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import compare, groups, scores
+    from .. import compare, groups, remarks, scores
 
     score_sets = [scores.load(path) for path in args.scores]
     found = compare.compare_all(
@@ -34,7 +34,15 @@ def main(args: argparse.Namespace) -> int:
         groups=groups.of_all(score_sets, args.groups),
     )
     if args.json:
-        console.print_json("evalkit-compare", {"comparisons": [comparison.to_dict() for comparison in found]})
-    else:
-        print("\n\n".join(compare.describe(comparison) for comparison in found))
+        runs = [
+            {"name": str(path), "signature": str(one.signature), "remarks": remarks.of(one)}
+            for path, one in zip(args.scores, score_sets, strict=True)
+        ]
+        console.print_json(
+            "evalkit-compare", {"comparisons": [comparison.to_dict() for comparison in found], "runs": runs}
+        )
+        return EXIT_DONE
+    print("\n\n".join(compare.describe(comparison) for comparison in found))
+    for path, one in zip(args.scores, score_sets, strict=True):
+        print("\n".join(["", str(path), f"signature   {one.signature}", *remarks.lines(one)]))
     return EXIT_DONE

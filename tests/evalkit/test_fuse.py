@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datakit.errors import NotComparable, UsageError
+from datakit.errors import DataError, NotComparable, UsageError
 from evalkit import metrics, scores
-from evalkit.fuse import fuse, softmax
+from evalkit.fuse import fuse, mixtures_of, search, search_on, softmax, with_search
 from evalkit.scores import ScoreSet
 from evalkit.signature import Signature
 
@@ -172,3 +172,118 @@ def test_one_part_is_no_fusion() -> None:
 def test_set_names_that_differ_are_both_kept() -> None:
     found = fuse([make(0), make(1, replace(FLOW, set="t"))])
     assert found.signature.set == "s+t"
+
+
+def streams(
+    seed: int, num_clips: int = 300, strengths: tuple[float, ...] = (3.0, 1.0), prefix: str = "clip"
+) -> list[ScoreSet]:
+    """Streams that are right to different degrees and independently; clips come in tens of one video."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 6, num_clips)
+    parts = []
+    for number, strength in enumerate(strengths):
+        logits = rng.normal(size=(num_clips, 6))
+        logits[np.arange(num_clips), labels] += strength
+        parts.append(
+            ScoreSet(
+                ids=[f"{prefix} {row:04}" for row in range(num_clips)],
+                labels=labels,
+                scores=softmax(logits),
+                classes=tuple("abcdef"),
+                kind="prob",
+                signature=Signature(set=f"{prefix}s", input=f"stream {number}"),
+            )
+        )
+    return parts
+
+
+def test_mixtures() -> None:
+    assert len(mixtures_of(2)) == 21
+    for num_parts in range(2, 7):
+        found = mixtures_of(num_parts)
+        assert len(set(found)) == len(found) < 300
+        np.testing.assert_allclose(np.sum(found, axis=1), 1)
+    with pytest.raises(UsageError, match="2 to 6 streams"):
+        mixtures_of(7)
+
+
+def test_search_finds_the_best_of_the_mixtures() -> None:
+    parts = streams(0)
+    found = search(parts)
+    tried = {weights: metrics.summary(fuse(parts, weights))["top1"] for weights in mixtures_of(2)}
+    assert found.optimistic == max(tried.values()) == tried[found.weights]
+    assert found.weights[0] > found.weights[1]  # the first stream is the better one
+    assert found.equal == metrics.summary(fuse(parts))["top1"]
+    assert found.num_mixtures == 21
+    assert len(found.chosen_a_fold) == 10
+
+
+def test_search_does_not_depend_on_the_order_of_rows() -> None:
+    parts = streams(1)
+    shuffled = [part.select(np.random.default_rng(number).permutation(300)) for number, part in enumerate(parts)]
+    assert search(parts) == search(shuffled)
+
+
+def test_ties_go_to_equal_weights() -> None:
+    parts = streams(2, strengths=(60.0, 60.0))  # right under every mixture
+    assert search(parts).weights == (0.5, 0.5)
+
+
+def test_what_chose_the_weights_is_too_high_and_cross_validation_is_not() -> None:
+    """Six streams of chance: whatever is chosen among 126 mixtures is chance, and looks better on its own clips."""
+    found = [search(streams(seed, 60, (0.0,) * 6)) for seed in range(30)]
+    optimistic = np.mean([one.optimistic for one in found])
+    honest = np.mean([one.cross_validated for one in found])
+    assert optimistic > 1 / 6 + 0.06
+    assert abs(honest - 1 / 6) < 0.035  # 30 x 60 clips: one standard error is 0.009
+
+
+def test_folds_keep_videos_together() -> None:
+    parts = streams(3)
+    videos = {clip: str(row // 10) for row, clip in enumerate(parts[0].ids)}
+    found = search(parts, groups=videos)
+    assert found.unit == "video"
+    assert len(found.chosen_a_fold) == 10
+    two = {clip: str(row // 150) for row, clip in enumerate(parts[0].ids)}
+    halves = [part.select(list(range(150 * half, 150 * half + 150))) for half in (0, 1) for part in parts]
+    both = search(parts, groups=two)
+    assert len(both.chosen_a_fold) == 2
+    picked = {search(halves[:2]).weights, search(halves[2:]).weights}
+    assert set(both.chosen_a_fold) == picked
+    with pytest.raises(DataError, match="two videos or more, there is 1"):
+        search(parts, groups=dict.fromkeys(parts[0].ids, "same"))
+
+
+def test_missing_clips_are_wrong_under_all_weights() -> None:
+    parts = streams(4)
+    lost = [{"id": "lost", "label": "a", "reason": "gone"}]
+    with_lost = [replace(part, missing=lost) for part in parts]
+    all_there, fewer = search(parts), search(with_lost)
+    assert fewer.optimistic == pytest.approx(all_there.optimistic * 300 / 301)
+    assert fewer.cross_validated == pytest.approx((all_there.cross_validated or 0) * 300 / 301)
+    dropped = [replace(part, signature=replace(part.signature, missing="drop")) for part in with_lost]
+    assert search(dropped).optimistic == pytest.approx(all_there.optimistic)
+
+
+def test_weights_of_another_split() -> None:
+    train, val = streams(5, prefix="train"), streams(6)
+    found = search_on(train, val)
+    assert found.weights == search(train).weights
+    assert (found.cross_validated, found.chosen_on) == (None, "trains")
+    assert with_search(fuse(val, found.weights), found).signature == fuse(val, found.weights).signature
+    with pytest.raises(UsageError, match="300 clips are among those that are counted"):
+        search_on(val, val)
+    with pytest.raises(UsageError, match="1 score files for 2 streams"):
+        search_on(train[:1], val)
+    unlabelled = [replace(part, labels=np.full(300, -1)) for part in train]
+    with pytest.raises(DataError, match="no clip has a label"):
+        search_on(unlabelled, val)
+
+
+def test_a_search_is_said_wherever_its_numbers_are() -> None:
+    parts = streams(7)
+    found = search(parts)
+    fused = with_search(fuse(parts, found.weights), found)
+    assert fused.signature.agg.endswith(",weights-chosen-on-these-clips")
+    assert fused.meta["search"]["cross_validated"] == found.cross_validated
+    assert len(fused.meta["fused"]) == 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,57 @@ def test_fuse(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["top1"] == written["top1"]
     assert document["fused"][0] == {"weight": 1.0, "signature": str(rgb.signature)}
     assert sorted(path.name for path in runs.iterdir()) == ["both", "flow", "rgb"]
+
+
+def test_fuse_search(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rgb, flow = runs / "rgb", runs / "flow"
+    text = run(capsys, "fuse", rgb, flow, "--search", "--out", runs / "both.npz")
+    fused = scores.load(runs / "both.npz")
+    found = fused.meta["search"]
+    assert f"{100 * found['cross_validated']:.2f} top-1 cross-validated: 10 folds of clips" in text
+    assert f"optimistic  {100 * found['optimistic']:.2f} top-1 with the weights chosen on the same clips" in text
+    assert "the numbers above are optimistic" in text
+    assert run(capsys, "show", runs / "both.npz") == text[: text.index("written")]  # and not only when it was made
+    document = json.loads(run(capsys, "fuse", rgb, flow, "--search", "--json"))
+    assert document["search"]["cross_validated"] == found["cross_validated"]
+    assert document["top1"] == found["optimistic"]
+    for name in ("rgb", "flow"):
+        part = scores.load(runs / name)
+        other = replace(part, ids=[f"train {clip_id}" for clip_id in part.ids], missing=[])
+        other.save(runs / f"train-{name}" / "scores.npz")
+    text = run(capsys, "fuse", rgb, flow, "--search", runs / "train-rgb", runs / "train-flow")
+    assert "mixtures, chosen on s (there " in text
+    assert "optimistic" not in text
+    with pytest.raises(UsageError, match="type one of them"):
+        command.main(["fuse", str(rgb), str(flow), "--search", "--weights", "1:1"])
+
+
+def test_fuse_out(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = (runs / "rgb", runs / "flow")
+    run(capsys, "fuse", *both, "--out", runs / "fused.npz")
+    assert scores.load(runs / "fused.npz").ids == scores.load(runs / "rgb").ids
+    for name in both:
+        part = scores.load(name)
+        part.missing = []
+        part.save(name / "scores.npz")
+    run(capsys, "fuse", *both, "--out", runs / "result.json")
+    rows = json.loads((runs / "result.json").read_text())
+    np.testing.assert_array_equal(rows, scores.load(runs / "fused.npz").scores)
+    with pytest.raises(UsageError, match=r"ending in \.npz or \.json, or a folder"):
+        command.main(["fuse", *map(str, both), "--out", str(runs / "fused.pkl")])
+    with pytest.raises(UsageError, match="would overwrite"):
+        command.main(["fuse", *map(str, both), "--out", str(runs / "rgb" / "scores.npz")])
+
+
+def test_groups_on_the_command_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = json.loads(run(capsys, "show", runs / "rgb", "--json"))
+    tens = json.loads(run(capsys, "show", runs / "rgb", "--groups", "((clip .|lost).*)", "--json"))
+    assert (plain["unit"], tens["unit"]) == ("clip", "video")
+    found = json.loads(run(capsys, "show", runs / "rgb", "--groups", "(clip .|lost)", "--json"))
+    assert found["num_units"] == found["intervals"]["num_units"] == 11
+    assert found["top1"] == plain["top1"]
+    text = run(capsys, "compare", runs / "rgb", runs / "flow", "--groups", "(clip .|lost)")
+    assert "of 121 clips of 11 source videos" in text
 
 
 def test_fuse_refuses_in_words(runs: Path) -> None:
