@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,3 +277,40 @@ def test_rows_of_the_others() -> None:
     gluon = protocols.get("gluoncv", "accurate")
     assert (gluon.views, gluon.resize_px, gluon.sampling, gluon.aggregation) == (
         "10x3@256", (340, 256), "gluoncv", "logit-mean")  # fmt: skip
+
+
+def documented() -> list[str]:
+    """The lines of the table in docs/protocols.md."""
+    lines = ["| protocol | efficient | accurate | resize | frames | scores | for files of | what |", "|" + "---|" * 8]
+    for name in protocols.names():
+        efficient, accurate = (protocols.get(name, mode) for mode in protocols.MODES)
+        row = manifests.read("protocols")[name]
+
+        def both(*values: str) -> str:
+            return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+        def frames(protocol: protocols.Protocol) -> str:
+            options = [f"{key}={str(value).lower()}" for key, value in protocol.options.items()]
+            return " ".join([protocol.sampling, *options])
+
+        def size(protocol: protocols.Protocol) -> str:
+            return "x".join(map(str, protocol.resize_px or (protocol.short_side_px,)))
+
+        cells = [
+            f"`{name}`",
+            efficient.views + "*" * efficient.segments,
+            accurate.views + "*" * accurate.segments,
+            both(size(efficient), size(accurate)),
+            both(frames(efficient), frames(accurate)),
+            both(efficient.aggregation, accurate.aggregation),
+            ", ".join(row.get("origin", ())),
+            row["about"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def test_the_table_in_the_documentation() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "protocols.md"
+    table = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert table == documented()
