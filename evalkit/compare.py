@@ -52,6 +52,8 @@ class Comparison:
     only_a        clips that a gets right and b wrong;  only_b the other way round
     p             two-sided, of ``test``;  p_holm the same after Holm's correction over ``num_comparisons``
     smallest      the smallest difference that would have been seen, by ``SMALLEST_RULE``
+    bounds        least and most that the difference could be over all ``num_asked`` clips that either side was asked
+                  for, however the ``num_unscored`` that not both scored had come out
     what, copy, how, with_  the parts of the signatures that differ; ``what`` only with ``common=True``
     """
 
@@ -75,6 +77,9 @@ class Comparison:
     p_holm: float
     num_comparisons: int = 1
     smallest: float
+    bounds: tuple[float, float]
+    num_unscored: int
+    num_asked: int
     what: tuple[Difference, ...]
     copy: tuple[Difference, ...]
     how: tuple[Difference, ...]
@@ -134,6 +139,7 @@ def compare(
     """
     if metric not in METRICS:
         raise UsageError(f"--metric {metric}: type --metric {' or --metric '.join(METRICS)}")
+    num_asked, num_unscored, bounds = _bounds(a, b, metric)
     what: tuple[Difference, ...] = ()
     if common:
         what = _differences(a, b, signature.WHAT)
@@ -163,7 +169,7 @@ def compare(
     else:
         draws = resample_groups(change, strata, unit_of_clip, rng)
     low, high = interval(float(unit_change.sum()), draws, len(unit_change))
-    numbers_a, numbers_b = metrics.summary(a, missing), metrics.summary(b, missing)
+    numbers_a, numbers_b = (metrics.summary(side, missing, groups=groups) for side in (a, b))
     return Comparison(
         names=names,
         signatures=(str(a.signature), str(b.signature)),
@@ -184,6 +190,9 @@ def compare(
         p=p,
         p_holm=p,
         smallest=_smallest(unit_change),
+        bounds=bounds,
+        num_unscored=num_unscored,
+        num_asked=num_asked,
         what=what,
         copy=copy,
         how=_differences(a, b, signature.HOW),
@@ -229,9 +238,21 @@ def describe(found: Comparison) -> str:
         + (f", {_p_text(found.p_holm)} after Holm over {found.num_comparisons}" if found.num_comparisons > 1 else ""),
         f"seen from   {100 * found.smallest:.2f} points (80 % power at the 5 % level)",
     ]
+    if found.num_unscored:
+        lines.append(f"bounds      {bounds_text(found)}")
     for title, parts in (("what", found.what), ("copy", found.copy), ("how", found.how), ("caution", found.with_)):
         lines += [f"{title:11} {part.key}: {part.a or 'not known'} -> {part.b or 'not known'}" for part in parts]
     return "\n".join([*lines, f"verdict     {found.verdict}"])
+
+
+def bounds_text(found: Comparison) -> str:
+    """What the clips that not both sides scored could make of the difference."""
+    low, high = (100 * bound for bound in found.bounds)
+    were = "clip was" if found.num_unscored == 1 else "clips were"
+    return (
+        f"{found.num_unscored} of {found.num_asked} {were} not scored by both: had they come out right or wrong, the "
+        f"difference over all {found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
+    )
 
 
 # --- what may be compared --------------------------------------------------------------------------------------------
@@ -300,6 +321,36 @@ def _paired(
     if not ids:
         raise NotComparable(f"{names[0]} and {names[1]} share no clip that has a label")
     return labels, ranks_a, ranks_b[[row_b[clip_id] for clip_id in ids]], ids
+
+
+def _bounds(a: ScoreSet, b: ScoreSet, metric: Metric) -> tuple[int, int, tuple[float, float]]:
+    """(clips asked for, those that not both scored, bounds of the difference over all that were asked for).
+
+    A clip that a side did not score could have been right or wrong there:
+
+        a      b         the clip's change
+        right  unknown   -1 .. 0
+        wrong  unknown    0 .. 1
+        both unknown     -1 .. 1
+    """
+    names: dict[str, str] = {}
+    rights: list[dict[str, bool]] = []
+    for side in (a, b):
+        ids, labels, found = metrics.outcomes(side, "drop")
+        rights.append(dict(zip(ids, (found == 0).tolist(), strict=True)))
+        names |= {clip_id: side.classes[label] for clip_id, label in zip(ids, labels.tolist(), strict=True)}
+        names |= {str(entry["id"]): entry["label"] for entry in side.missing if entry["label"] is not None}
+    if not names:
+        return 0, 0, (0.0, 0.0)
+    low, high, num_unscored = np.zeros(len(names)), np.zeros(len(names)), 0
+    for place, clip_id in enumerate(names):
+        least_a, most_a, least_b, most_b = (
+            right.get(clip_id, unknown) for right in rights for unknown in (False, True)
+        )
+        low[place], high[place] = least_b - most_a, most_b - least_a
+        num_unscored += any(clip_id not in right for right in rights)
+    shares = _shares(np.unique(list(names.values()), return_inverse=True)[1].astype(np.int64), metric)
+    return len(names), num_unscored, (float(low @ shares), float(high @ shares))
 
 
 # --- how much is chance ----------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 OURS = ("datakit", "evalkit", "models", "manifests", "demo")
 LEAVES = {"datakit.errors", "datakit.files", "manifests"}  # import nothing of ours: everybody may use them
-NUMBERS = "protocols views aggregate signature scores metrics fuse compare interop groups resample".split()  # noqa: SIM905
+NUMBERS = """protocols views aggregate signature scores metrics fuse compare interop groups resample copies why curve
+    table""".split()  # noqa: SIM905
 ENTRY_POINTS = {"datakit.__main__", "evalkit.run", "evalkit.__main__", "demo.__main__", "demo.generate", "models.train",
                 "models.cost", "models.features", "models.convert"}  # fmt: skip
 
@@ -54,9 +55,13 @@ def allowed(name: str) -> set[str] | None:
     if package == "datakit":
         return {"datakit", "manifests"}
     if package == "evalkit" and rest.split(".")[0] in NUMBERS:
-        return LEAVES | {"datakit.fingerprint"} | {f"evalkit.{one}" for one in NUMBERS}
+        return LEAVES | {"datakit.fingerprint", "evalkit.orders"} | {f"evalkit.{one}" for one in NUMBERS}
     if package == "evalkit" and rest.split(".")[0] == "report":
-        return LEAVES | {"evalkit"}
+        return LEAVES | {"evalkit"} | ({"datakit.reader", "datakit.manifest"} if rest.endswith("thumbnails") else set())
+    if name == "evalkit.remarks":
+        return {"evalkit.copies", "evalkit.orders", "evalkit.scores"}
+    if name == "evalkit.orders":
+        return LEAVES | {"datakit.catalog", "datakit.labels", "evalkit"}
     if name in ("evalkit.infer", "evalkit.decode", "evalkit.resize", "evalkit.plan"):
         return LEAVES | {"datakit.reader", "datakit.colours", "evalkit"}
     if name.startswith("models.training"):

@@ -128,6 +128,30 @@ def test_missing_on_both_sides_is_wrong_on_both() -> None:
     assert [part.key for part in found.how] == ["missing"]
 
 
+def test_bounds_are_the_extremes_of_all_outcomes() -> None:
+    # a lacks clips 0 (b right) and 1 (b wrong), b lacks 2 (a right), both lack "lost".
+    labels = np.arange(12) % 3
+    rights = np.ones((2, 12), bool)
+    rights[0, [4, 5]] = rights[1, [1, 6]] = False
+    absent = [{"id": "lost", "label": "class 2", "reason": "gone"}]
+    full_a, full_b = (make(right, 3, missing=absent) for right in rights)
+    a, b = full_a.select(list(range(2, 12))), full_b.select([0, 1, *range(3, 12)])
+    for metric in ("top1", "mean_class"):
+        found = compare(a, b, common=True, metric=metric)  # type: ignore[arg-type]
+        assert (found.num_asked, found.num_unscored, found.n) == (13, 4, 9)
+        classes = np.array([*labels, 2])
+        share = np.array([1 / 13 if metric == "top1" else 1 / (3 * (classes == one).sum()) for one in classes])
+        possible = []
+        for bits in range(2**5):
+            one, two = np.append(rights[0], True).astype(int), np.append(rights[1], True).astype(int)
+            one[[0, 1, 12]] = [bits & 1, bits >> 1 & 1, bits >> 2 & 1]
+            two[[2, 12]] = [bits >> 3 & 1, bits >> 4 & 1]
+            possible.append(float((two - one) @ share))
+        assert found.bounds == pytest.approx((min(possible), max(possible)))
+    assert "bounds      4 of 13 clips were not scored by both" in describe(found)
+    assert "bounds" not in describe(compare(*pair(9, 1, 1)))
+
+
 def test_power_at_the_smallest_difference_is_what_it_says() -> None:
     rng = np.random.default_rng(0)
     num_clips, share = 400, 0.2

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datakit import fingerprint
 from datakit.errors import DataError
-from evalkit import signature
+from evalkit import scores, signature
+from evalkit.scores import ScoreSet
 from evalkit.signature import Signature
 
 LINE = (
@@ -44,3 +50,45 @@ def test_unknown_parts_are_left_out_and_stay_unknown() -> None:
 def test_what_is_no_signature_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="not a signature"):
         Signature.parse(text)
+
+
+# --- of what was really scored ---------------------------------------------------------------------------------------
+
+FILES = [(f"clip {number}", f"{number:064x}") for number in range(12)]
+
+
+def scored(files: list[tuple[str, str]] = FILES) -> ScoreSet:
+    labels = np.array([int(clip_id.split()[1]) % 3 for clip_id, _ in files])
+    return ScoreSet(
+        ids=[clip_id for clip_id, _ in files], labels=labels, scores=np.eye(3, dtype=np.float32)[labels],
+        classes=("a", "b", "c"), kind="prob", signature=Signature(set="s", media=f"320p-{fingerprint.media_id(files)}"),
+    )  # fmt: skip
+
+
+def test_another_row_order_changes_nothing(tmp_path: Path) -> None:
+    shuffled = [FILES[place] for place in np.random.default_rng(0).permutation(12)]
+    assert scored(shuffled).signature == scored().signature
+    assert scored().in_class_order(("c", "a", "b")).signature == scored().signature
+    scored(shuffled).save(tmp_path / "scores.npz")
+    assert str(scores.load(tmp_path).signature) == str(scored().signature)
+    assert Signature.parse(str(scored().signature)) == scored().signature
+
+
+def test_one_clip_less_changes_list_n_and_media() -> None:
+    changed = parts_changed(scored(), scored(FILES[1:]))
+    assert changed == {"n", "list", "media"}
+
+
+def test_one_changed_label_changes_the_list() -> None:
+    before = scored()
+    after = replace(before, labels=np.where(np.arange(12) == 7, 2, before.labels))
+    assert parts_changed(before, after) == {"list"}
+
+
+def test_one_file_encoded_anew_changes_the_media() -> None:
+    after = scored([*FILES[:-1], (FILES[-1][0], "f" * 64)])
+    assert parts_changed(scored(), after) == {"media"}
+
+
+def parts_changed(a: ScoreSet, b: ScoreSet) -> set[str]:
+    return {name for name in Signature.__dataclass_fields__ if getattr(a.signature, name) != getattr(b.signature, name)}
