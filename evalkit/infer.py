@@ -16,7 +16,7 @@ import os
 import typing
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -179,7 +179,8 @@ def score(
     ``workers``: processes that decode ahead of the network; 0 decodes in between; ``None``: one on a CPU, else all
         cores. ``decoder``: see ``decode.ahead``.
     ``deterministic``: a batch holds views of one video only, so that a clip's scores are the same to the bit whatever
-    the other clips, the workers and interruptions are. Otherwise they move by 1e-7 or so.
+    the other clips, the workers and interruptions are; on a CPU with one thread, so torchrun is the way to use many
+    cores. Otherwise they move by 1e-7 or so.
     ``compile``: run the network through ``torch.compile``.
     ``stop_when_decided``: leave out the views of a clip that can change neither its top-1 nor whether its label is in
     the top 5; its scores are those of the views that were looked at. For ``aggregate.may_stop_early`` protocols.
@@ -205,12 +206,23 @@ def score(
     arrived = _pinned if device.type == "cuda" and workers else None
     planes = device.type in CONVERTS
     items = decode.ahead(clips, net.spec, protocol, workers, planes=planes, decoder=decoder, arrived=arrived)
-    with closing(items):
+    with closing(items), one_thread() if deterministic and device.type == "cpu" else nullcontext():
         for clip, item in items:
             batches.add(clip, item, labels[clip.id] if labels else clip.label_index)
             del item
             yield from batches.run()
-    yield from batches.run(everything=True)
+        yield from batches.run(everything=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The sums of some convolutions depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pinned(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

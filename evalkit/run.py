@@ -109,7 +109,10 @@ def parser() -> argparse.ArgumentParser:
         "--decoder", choices=("pyav", "torchcodec"), default="pyav",
         help="torchcodec where it is installed and shows the same pixels (default: pyav)",
     )  # fmt: skip
-    work.add_argument("--deterministic", action="store_true", help="equal to the bit whatever else is scored or killed")
+    work.add_argument(
+        "--deterministic", action="store_true",
+        help="equal to the bit whatever else is scored or killed; on a CPU with one thread a process (torchrun: many)",
+    )  # fmt: skip
     work.add_argument(
         "--stop-when-decided", action="store_true",
         help="leave out views that cannot change top-1 and top-5 any more: the same numbers from partial scores",
@@ -180,7 +183,9 @@ def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
     if args.sampling:
         if args.sampling not in views.RULES:
             raise UsageError(f"--sampling {args.sampling}: type one of {', '.join(views.RULES)}")
-        protocol = dataclasses.replace(protocol, sampling=args.sampling, options={})
+        kin = {args.sampling, protocol.sampling} == {"mmaction2-0.x", "mmaction2-1.x"}
+        options = protocol.options if kin or args.sampling == protocol.sampling else {}
+        protocol = dataclasses.replace(protocol, sampling=args.sampling, options=options)
     if args.stop_when_decided and not may_stop_early(protocol):
         raise DataError(
             f"--stop-when-decided: under {protocol.aggregation} a single view can move a score by any amount, so "
@@ -521,7 +526,7 @@ def collect(
         model=spec.name,
         clip=f"{spec.clip_len}x{spec.frame_interval}",
         views=protocol.views,
-        sampling=protocol.sampling,
+        sampling=",".join([protocol.sampling, *map(option, sorted(protocol.options.items()))]),
         resize=f"{size}-cv2",
         input=spec.input,
         agg=protocol.aggregation + ("-until-decided" if args.stop_when_decided else ""),
@@ -558,6 +563,12 @@ def collect(
         missing=missing,
         meta=meta,
     )
+
+
+def option(item: tuple[str, Any]) -> str:
+    """``twice_sample`` of a switch that is on, ``sampler=dense`` of anything else."""
+    key, value = item
+    return key if value is True else f"{key}={value}"
 
 
 def decoder(name: str, clips: Sequence[Clip]) -> str:

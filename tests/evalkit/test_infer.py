@@ -238,6 +238,26 @@ def test_deterministic_is_equal_to_the_bit_whatever_is_around(clips: list[Clip])
             assert np.array_equal(outcome.scores, base[outcome.id].scores)
 
 
+def test_deterministic_does_not_depend_on_the_number_of_threads(clips: list[Clip]) -> None:
+    threads: list[int] = []
+
+    class Counting(Look):
+        def __call__(self, x: Tensor) -> Tensor:
+            threads.append(torch.get_num_threads())
+            return super().__call__(x)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(clips[:1], Counting())
+        run(clips[:1], Counting(), deterministic=True)
+        assert set(threads) == {1, 3}
+        assert threads[-1] == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_batches_are_filled_across_videos(clips: list[Clip]) -> None:
     net = Look()
     run(clips, net, batch_views=8, rule=protocol(num_clips=5, num_crops=1))
