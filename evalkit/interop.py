@@ -109,6 +109,8 @@ def read(path: Path) -> Result:
             raise BadManifest(f"{path}: no JSON ({error})") from error
     else:
         loaded = _unpickled(path)
+    if isinstance(loaded, np.ndarray) and loaded.ndim == 2:
+        loaded = list(loaded)
     if not isinstance(loaded, list | tuple) or not len(loaded):
         raise BadManifest(f"{path}: holds {_what(loaded)}; a result is a list with a row a video")
     try:

@@ -31,7 +31,7 @@ def add_json(sub: argparse.ArgumentParser) -> None:
 
 def add_foreign(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--list", type=Path, action="append", default=[], metavar="FILE",
+        "--list", "--csv", type=Path, action="append", default=[], metavar="FILE",
         help="of other programs' results: the list (or PySlowFast's csv) that was tested, 'path label' a line; one for "
         "all, or one for each in order",
     )  # fmt: skip

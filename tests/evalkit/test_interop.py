@@ -68,6 +68,11 @@ def test_samples_of_mmaction2(tmp_path: Path, protocol: int) -> None:
     assert again.labels.tolist() == found.labels.tolist()
 
 
+def test_one_array_of_all_rows(tmp_path: Path) -> None:
+    want = probabilities()
+    np.testing.assert_array_equal(interop.read(dump(tmp_path / "r.pkl", want)).scores, want)
+
+
 def test_lists_in_json(tmp_path: Path) -> None:
     want = probabilities().astype(np.float64)
     (tmp_path / "r.json").write_text(json.dumps(want.tolist()))
@@ -325,6 +330,18 @@ def test_names_in_the_file_need_no_list(tmp_path: Path, capsys: pytest.CaptureFi
     found = scores.load(tmp_path / "both.npz")
     assert found.ids == list("abcdef")
     np.testing.assert_allclose(found.scores, 2 * want, rtol=1e-6)
+
+
+def test_show_a_foreign_file(
+    golden_files: tuple[Path, dict[str, np.ndarray], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, arrays, _ = golden_files
+    assert command.main(["show", str(folder / "rgb_prob.pkl"), "--list", str(folder / "val.txt"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["top1"] == metrics.top_k(arrays["scores/rgb_prob"], arrays["labels"], 1)
+    assert command.main(["show", str(folder / "pose_prob.pkl"), "--csv", str(folder / "val.csv"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["top1"] == metrics.top_k(arrays["scores/pose_prob"], arrays["labels"], 1)
 
 
 def test_reading_needs_no_torch(tmp_path: Path) -> None:
