@@ -25,6 +25,7 @@ from torch.nn import functional
 from datakit import reader
 from datakit.errors import ItemError, Unreadable
 
+from .multigrid import Grid
 from .recipe import Recipe
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -155,21 +156,41 @@ class TrainingClips:
         """Batches an epoch."""
         return math.ceil(len(self._clips) / self._recipe.batch)
 
-    def batches(self, epoch: int, *, num_workers: int) -> Iterator[Batch]:
+    def __len__(self) -> int:
+        """Clips an epoch."""
+        return len(self._clips)
+
+    def batches(
+        self,
+        epoch: int,
+        *,
+        num_workers: int,
+        grids: Sequence[Grid] | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> Iterator[Batch]:
         """An epoch in batches whose sizes differ by one at most; ``num_workers`` threads read ``BATCHES_AHEAD`` ahead.
 
+        ``grids``: the batches' shapes instead (``multigrid``), which say how many clips the epoch takes. Of each batch
+        this is the part of process ``rank``: every ``num_ranks``-th clip.
         A clip that cannot be read is missing from its batch and named in ``failed``; nothing takes its place.
         """
-        shares = np.array_split(order(len(self._clips), seed=self._seed, epoch=epoch), self.num_steps)
+        places = order(len(self._clips), seed=self._seed, epoch=epoch)
+        if grids is None:
+            shares = np.array_split(places, self.num_steps)
+        else:
+            shares = np.split(places, np.cumsum([grid.num_clips for grid in grids]))[: len(grids)]
+        shares = [share[rank::num_ranks] for share in shares]
+        shapes: Sequence[Grid | None] = grids if grids is not None else [None] * len(shares)
         if num_workers == 0:
-            for share in shares:
-                yield self._batch([self._sample(int(place), epoch) for place in share])
+            for share, grid in zip(shares, shapes, strict=True):
+                yield self._batch([self._sample(int(place), epoch, grid) for place in share])
             return
         pool = ThreadPoolExecutor(num_workers, thread_name_prefix="read")
         waiting: deque[list[Future[Sample]]] = deque()
         try:
-            for number, share in enumerate(shares):
-                waiting.append([pool.submit(self._sample, int(place), epoch) for place in share])
+            for number, (share, grid) in enumerate(zip(shares, shapes, strict=True)):
+                waiting.append([pool.submit(self._sample, int(place), epoch, grid) for place in share])
                 if number >= BATCHES_AHEAD:
                     yield self._batch([future.result() for future in waiting.popleft()])
             while waiting:
@@ -186,7 +207,7 @@ class TrainingClips:
             failed=tuple((sample.clip.id, sample.reason) for sample in samples if sample.x is None),
         )
 
-    def _sample(self, place: int, epoch: int) -> Sample:
+    def _sample(self, place: int, epoch: int, grid: Grid | None = None) -> Sample:
         clip = self._clips[place]
         random = np.random.default_rng((self._seed, epoch, place))
         try:
@@ -198,7 +219,7 @@ class TrainingClips:
         top, left, height, width = crop_box(frames.shape[2], frames.shape[3], self._recipe, random)
         side = self._spec.train_crop_px
         x = resized(frames[:, :, top : top + height, left : left + width], side, side)
-        if self._recipe.colour_mix:
+        if self._recipe.colour_mix and frames.shape[1] == len("rgb"):  # flow has no colours
             x = recoloured(x, self._recipe.colour_mix, random)
         if self._recipe.flip and random.random() < 0.5:
             x = x.flip(-1)

@@ -30,7 +30,7 @@ def test_keys_and_shapes_are_those_of_the_original(name: str, golden_state: Stat
 
 
 def test_list_takes_patterns() -> None:
-    assert models.list("slowonly_tiny*") == ["slowonly_tiny", "slowonly_tiny_diff"]
+    assert models.list("slowonly_tiny*") == ["slowonly_tiny", "slowonly_tiny_diff", "slowonly_tiny_flow"]
     assert models.list("nothing") == []
 
 
@@ -73,7 +73,8 @@ def test_tiny_networks_run_and_have_gradients_everywhere(name: str) -> None:
     has_residual = "zero_init_residual" in zoo.arguments_of(zoo.row_of(name)["family"])
     net = models.create(name, num_classes=3, **({"zero_init_residual": False} if has_residual else {}))
     spec = net.spec
-    logits = net(torch.randn(2, 3, spec.num_segments or spec.clip_len, 32, 32))
+    channels = zoo.CHANNELS[spec.input]
+    logits = net(torch.randn(2, channels, spec.num_segments or spec.clip_len, 32, 32))
     assert logits.shape == (2, 3)
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
