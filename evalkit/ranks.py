@@ -21,11 +21,12 @@ PATIENCE = datetime.timedelta(days=7)  # one share may take much longer than ano
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """``rank`` of ``size`` processes, ``local``: its number on this machine."""
+    """``rank`` of ``size`` processes; on this machine number ``local`` of ``local_size``."""
 
     rank: int
     size: int
     local: int
+    local_size: int
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Every ``size``-th item: the same for all processes that hold the same items, none twice, none left out."""
@@ -55,10 +56,9 @@ class Ranks:
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """This process among those that torchrun started; the only one when it did not."""
-    rank, size, local = (int(os.environ.get(name, default)) for name, default in
-                         (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))  # fmt: skip
-    ranks = Ranks(rank=rank, size=size, local=local)
-    if size == 1:
+    names = {"rank": "RANK", "size": "WORLD_SIZE", "local": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+    ranks = Ranks(**{field: int(os.environ.get(name, "size" in field)) for field, name in names.items()})
+    if ranks.size == 1:
         yield ranks
         return
     import torch.distributed as dist

@@ -367,7 +367,7 @@ def score(
         asked = set(ranks.told(None))  # after the first one has cleared the folder
         with closing(Partial(out, key, ranks.rank)) as partial:
             clips = ranks.share([clip for clip in data.clips if clip.id in asked])
-            reasons = score_share(args, net, protocol, data, clips, stamps, device, partial)
+            reasons = score_share(args, net, protocol, data, clips, stamps, device, partial, ranks)
         ranks.collected(reasons)
         return None
     with closing(Partial(out, key)) as partial:
@@ -378,7 +378,7 @@ def score(
         left = [clip for clip in data.clips if clip.id not in done]
         announce(args, net.spec, protocol, data, device.type, num_done=len(done), ranks=ranks)
         ranks.told([clip.id for clip in left])
-        reasons = score_share(args, net, protocol, data, ranks.share(left), stamps, device, partial)
+        reasons = score_share(args, net, protocol, data, ranks.share(left), stamps, device, partial, ranks)
         for others in ranks.collected(reasons):
             reasons |= others
         partial.absorb()
@@ -413,6 +413,7 @@ def score_share(
     stamps: dict[str, str],
     device: torch.device,
     partial: Partial,
+    ranks: Ranks,
 ) -> dict[str, str]:
     """Score these clips into ``partial``; returns the reasons of those that could not be, by id."""
     import numpy as np
@@ -420,6 +421,9 @@ def score_share(
     from . import infer
     from .partial import Scored
 
+    workers = args.workers
+    if workers is None and ranks.local_size > 1 and device.type != "cpu":
+        workers = max(1, (os.cpu_count() or 1) // ranks.local_size)  # the cores are for all of them
     reasons: dict[str, str] = {}
     outcomes = infer.score(
         clips,
@@ -428,7 +432,7 @@ def score_share(
         device=device,
         dtype=args.dtype,
         batch_views=args.batch_views if args.batch_views == "auto" else int(args.batch_views),
-        workers=args.workers,
+        workers=workers,
         decoder=args.decoder,
         deterministic=args.deterministic,
         keep_views=args.save_views,
