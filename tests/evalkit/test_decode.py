@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import time
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,50 @@ def test_giving_up_in_the_middle_ends_the_processes(clips: list[Clip], monkeypat
     assert all(process.returncode is not None for process in started)
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# Says which processes it has, and then does nothing with what they decode.
+KEEPER = """
+import sys, time
+from pathlib import Path
+from evalkit import decode
+from evalkit.protocols import Protocol
+clips = [type("Clip", (), {"id": path, "path": Path(path), "frames": None, "status": "ok", "reason": None})
+         for path in sys.argv[1:]]
+shape = decode.Shape(clip_len=4, frame_interval=4, frame_offsets=(0,), num_segments=None, input="rgb")
+protocol = Protocol(name="test", mode="test", version=1, sampling="mmaction2-0.x", num_clips=3, num_crops=3,
+                    short_side_px=32, crop_px=32, aggregation="prob-mean")
+real = decode._Worker.__init__
+def init(self, *args):
+    real(self, *args)
+    print(self.process.pid, flush=True)
+decode._Worker.__init__ = init
+items = decode.ahead(clips * 9, shape, protocol, 2)
+next(items)
+print("go on", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_kill_of_the_caller_leaves_no_process_behind(clips: list[Clip]) -> None:
+    command = [sys.executable, "-c", KEEPER, *(str(clip.path) for clip in clips)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as caller:
+        assert caller.stdout is not None
+        lines = list(iter(caller.stdout.readline, "go on\n"))
+        caller.kill()
+    workers = [Path("/proc", line.strip()) for line in lines]
+    assert workers
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(process: Path) -> bool:
+    try:
+        return "decode.serve" in (process / "cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_worker_loads_no_torch() -> None:
