@@ -5,12 +5,16 @@ _ != [ "$(word 1,gnu)" = gnu ] || echo "GNU make is needed: type gmake (brew ins
 
 DATA ?= data
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-# Targets come from the manifests: a TOML more is a data set more.
+# Targets come from the manifests: a TOML more is a data set more. MANIFESTS=/folder: more of them, in /folder/datasets.
+export MANIFESTS
 VARIANTS := $(filter-out defaults,$(shell sed -n 's/^\[\(.*\)\]$$/\1/p' manifests/variants.toml))
-DATASETS := $(patsubst manifests/datasets/%.toml,%,$(wildcard manifests/datasets/*.toml))
-# set/variant for each variant that `make SET` prepares
-USUAL := $(shell awk -F'"' '/^variants = / {set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); for (i = 2; i <= NF; i += 2) print set "/" $$i}' $(wildcard manifests/datasets/*.toml))
-usual = $(patsubst $(1)/%,%,$(filter $(1)/%,$(USUAL)))
+TOMLS := $(wildcard manifests/datasets/*.toml $(if $(MANIFESTS),$(MANIFESTS)/datasets/*.toml))
+DATASETS := $(sort $(notdir $(TOMLS:.toml=)))
+# set/variant for each variant that `make SET` prepares, and for each whose flow it computes
+listed = $(shell awk -F'"' '/^$(1) = / {set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); for (i = 2; i <= NF; i += 2) print set "/" $$i}' $(TOMLS))
+USUAL := $(call listed,variants)
+FLOWS := $(call listed,flow)
+of = $(patsubst $(1)/%,%,$(filter $(1)/%,$(2)))
 
 # A value as one word of the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'
@@ -31,13 +35,17 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Data sets, each in its usual variants (quirks and access: docs/datasets.md):"
-	@awk -F'"' '/^title = / {set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); title = $$2} \
-	  /^variants = / {gsub(/variants = |[],"[]/, ""); printf "  make %-16s %-30s %s\n", set, title, $$0}' $(wildcard manifests/datasets/*.toml)
+	@awk -F'"' 'function say() {if (set) printf "  make %-16s %-30s %s\n", set, title, list} \
+	  /^title = / {say(); set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); title = $$2} \
+	  /^variants = / {gsub(/variants = |[],"[]/, ""); list = $$0} \
+	  /^flow = / {for (i = 2; i <= NF; i += 2) list = list " " $$i "-flow"} END {say()}' $(TOMLS)
 	@echo "One variant: make SET-VARIANT, such as k700-320p, with a VARIANT of: $(VARIANTS)"
+	@echo "Its optical flow: make SET-VARIANT-flow, such as k400-256p-flow (docs/flow.md)"
 	@echo
 	@echo "  RAW=/videos         videos that are on disk already         ANNOTATIONS=FILE|DIR  official lists"
 	@echo "  SPLIT=val           only this split                         LABEL_ORDER=mmaction2 numbers of the classes"
 	@echo "  SOURCE=cvdf,youtube where from                             LIMIT=200 a trial  JOBS=$(JOBS) DATA=$(DATA)"
+	@echo "  METHOD=dis PARAMS= CONTAINER=mp4 DEVICE=cuda  of the flow   MANIFESTS=/folder     data sets of your own"
 	@echo "  VENV=/path          uses an existing environment instead of .venv"
 
 setup: $(READY) ## make .venv with the tested versions (about 3 minutes, 7 GB)
@@ -65,15 +73,34 @@ PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(vari
   $(if $(RAW),--raw $(call quoted,$(RAW))) $(if $(SOURCE),--source $(SOURCE)) $(if $(SPLIT),--split $(SPLIT)) $(if $(ANNOTATIONS),--annotations $(call quoted,$(ANNOTATIONS))) \
   $(if $(LABEL_ORDER),--label-order $(call quoted,$(LABEL_ORDER))) $(if $(LIMIT),--limit $(LIMIT)) $(if $(ALLOW_DAMAGED),--allow-damaged $(ALLOW_DAMAGED)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
+# Two of them: gym99-256p-flow makes the videos first.
+FLOW = @$(PY) -m datakit flow $(1) --variant $(2) --data-root $(call quoted,$(DATA)) $(if $(filter cuda,$(DEVICE)),,--jobs $(JOBS)) \
+  $(if $(METHOD),--method $(METHOD)) $(if $(PARAMS),--params $(PARAMS)) $(if $(CONTAINER),--container $(CONTAINER)) $(if $(DEVICE),--device $(DEVICE)) \
+  $(if $(SPLIT),--split $(SPLIT)) $(if $(LIMIT),--limit $(LIMIT)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
+
 define TARGETS
-.PHONY: $(1) $(foreach variant,$(VARIANTS),$(1)-$(variant))
+.PHONY: $(1) $(foreach variant,$(VARIANTS),$(1)-$(variant) $(1)-$(variant)-flow)
 $(1): $$(READY)
-	$$(call PREPARE,$(1),$(call usual,$(1)))
+	$$(call PREPARE,$(1),$(call of,$(1),$(USUAL)))
+$(foreach variant,$(call of,$(1),$(FLOWS)),$(call RECIPE,FLOW,$(1),$(variant)))
 $(foreach variant,$(VARIANTS),$(call TARGET,$(1),$(variant)))
+$(if $(call of,$(1),$(FLOWS)),$(call FLOW_TARGET,$(1)))
 endef
 define TARGET
 
 $(1)-$(2): $$(READY)
-	$$(call PREPARE,$(1),$(2))
+$(call RECIPE,PREPARE,$(1),$(2))
+
+$(1)-$(2)-flow: $(1)-$(2)
+$(call RECIPE,FLOW,$(1),$(2))
+endef
+define FLOW_TARGET
+
+.PHONY: $(1)-flow
+$(1)-flow: $(foreach variant,$(call of,$(1),$(FLOWS)),$(1)-$(variant)-flow)
+endef
+define RECIPE
+
+	$$(call $(1),$(2),$(3))
 endef
 $(foreach set,$(DATASETS),$(eval $(call TARGETS,$(set))))

@@ -169,7 +169,7 @@ class Dataset:
     clip, the event it is part of, and the whole video. ``source_video``: where several clips are of one video, the
     pattern whose first group finds that video in a clip's id: such clips are not independent. ``sources`` are tables
     that only the source of that name reads.
-    ``variants`` are what ``make NAME`` prepares.
+    ``variants`` are what ``make NAME`` prepares, and of those in ``flow`` it computes the optical flow.
     """
 
     name: str
@@ -185,6 +185,7 @@ class Dataset:
     rows: Rows = Rows()
     clip_names: tuple[str, ...]
     variants: tuple[str, ...]
+    flow: tuple[str, ...] = ()
     event_names: tuple[str, ...] = ()
     video_names: tuple[str, ...] = ()
     source_video: str = ""

@@ -1,8 +1,13 @@
-"""Facts as TOML, found in the checkout and in the wheel alike. The only code here reads them."""
+"""Facts as TOML, found in the checkout and in the wheel alike. The only code here reads them.
+
+Data sets of one's own: with ``MANIFESTS=/folder`` in the environment ``/folder/datasets/NAME.toml`` is one more, and
+stands in for ours of the same name.
+"""
 
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,11 +17,11 @@ ROOT = Path(__file__).resolve().parent
 
 def names(folder: str = "") -> list[str]:
     """Names of the TOML files below ``folder``, sorted, without their suffix."""
-    return sorted(path.stem for path in (ROOT / folder).glob("*.toml"))
+    return sorted({path.stem for root in _roots(f"{folder}/") for path in (root / folder).glob("*.toml")})
 
 
 def exists(name: str) -> bool:
-    return (ROOT / f"{name}.toml").is_file()
+    return _path(f"{name}.toml").is_file()
 
 
 def read(name: str) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def read(name: str) -> dict[str, Any]:
 
     Raises ``KeyError`` with the names there are when there is none of that name.
     """
-    path = ROOT / f"{name}.toml"
+    path = _path(f"{name}.toml")
     if not path.is_file():
         folder = name.rpartition("/")[0]
         raise KeyError(f"no manifest {name!r}; there are: {', '.join(names(folder))}")
@@ -34,7 +39,17 @@ def read(name: str) -> dict[str, Any]:
 
 def lines(name: str) -> list[str]:
     """The lines of a text file that lies beside a manifest: ``lines("datasets/k400.classes.txt")``."""
-    return (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return _path(name).read_text(encoding="utf-8").splitlines()
+
+
+def _path(name: str) -> Path:
+    """The first file of that name; where there is none, where ours would be."""
+    return next((path for root in _roots(name) if (path := root / name).is_file()), ROOT / name)
+
+
+def _roots(name: str) -> list[Path]:
+    own = os.environ.get("MANIFESTS")
+    return [Path(own).expanduser(), ROOT] if own and name.startswith("datasets/") else [ROOT]
 
 
 def check_keys(table: dict[str, Any], known: set[str], where: str) -> None:

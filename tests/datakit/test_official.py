@@ -290,3 +290,20 @@ def test_list_ids_do_not_depend_on_the_file(unpacked: Unpack) -> None:
     dataset = the("sthv1")
     specs = official.read(unpacked("sthv1/mvfnet_val_rgb.txt"), dataset, dataset.split("val"))  # an independent copy
     assert fingerprint.list_id((spec.id, spec.label or "") for spec in specs) == dataset.split("val").list_id
+
+
+def test_a_data_set_of_ones_own_is_a_toml_in_a_folder_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "datasets").mkdir()
+    ours = manifests.ROOT / "datasets" / "gym99.toml"
+    (tmp_path / "datasets" / "mine.toml").write_text(ours.read_text().replace("gym99.classes.txt", "mine.txt"))
+    (tmp_path / "datasets" / "mine.txt").write_text((ours.parent / "gym99.classes.txt").read_text())
+    (tmp_path / "variants.toml").write_text("")  # only data sets are looked for there
+    assert catalog.dataset("mine") is None
+    monkeypatch.setenv("MANIFESTS", str(tmp_path))
+    found = catalog.dataset("mine")
+    assert found is not None
+    assert (found.num_classes, found.flow) == (99, ("256p",))
+    assert {"mine", "gym99"} <= set(manifests.names("datasets"))
+    assert "256p" in catalog.variant_names()
