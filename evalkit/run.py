@@ -311,6 +311,9 @@ def find_prepared(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol)
         fewer = spec.classes is None and len(classes) < spec.num_classes
         if not (own and fewer) and (difference := class_difference(classes, spec)):
             others.append(f"{lock_file.parent}: {difference}")
+        elif ("flow_of" in definition) != (spec.input == "flow"):
+            held, wanted_kind = ("flow", "frames") if "flow_of" in definition else ("frames", "flow")
+            others.append(f"{lock_file.parent}: {held}, the network looks at {wanted_kind}")
         elif args.split not in splits:
             others.append(f"{lock_file.parent}: no split {args.split}, only {', '.join(splits)}")
         else:

@@ -230,6 +230,21 @@ def test_flow_networks_read_flow_and_nothing_else(prepared: Path, tmp_path: Path
     assert f"|dec:pillow-{PIL.__version__}|" in str(found.signature)
 
 
+def test_a_network_takes_the_variant_of_its_kind(
+    checkpoint: Path, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(Path("data/toys/96p"), videos[:4])
+    flow = write_set(Path("data/toys/96p-flow"), videos[:4])
+    lock = json.loads((flow / "manifest.lock").read_text())
+    lock["definition"] = {"flow_of": "96p"}
+    (flow / "manifest.lock").write_text(json.dumps(lock))
+    assert call(checkpoint, "--mode", "efficient") == 5
+    assert "taking data/toys/96p\n" in capsys.readouterr().err
+    shutil.rmtree("data/toys/96p")
+    with pytest.raises(UsageError, match="96p-flow: flow, the network looks at frames"):
+        call(checkpoint, "--mode", "efficient")
+
+
 def test_a_corrupt_clip_is_counted_by_name(
     videos: list[Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
