@@ -10,9 +10,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 OURS = ("datakit", "evalkit", "models", "manifests", "demo")
 LEAVES = {"datakit.errors", "datakit.files", "manifests"}  # import nothing of ours: everybody may use them
 NUMBERS = """protocols views aggregate signature scores metrics fuse compare interop groups resample copies why curve
-    table""".split()  # noqa: SIM905
+    table seeds""".split()  # noqa: SIM905
 ENTRY_POINTS = {"datakit.__main__", "evalkit.run", "evalkit.__main__", "demo.__main__", "demo.generate", "models.train",
-                "models.cost", "models.features", "models.convert"}  # fmt: skip
+                "models.benchmark", "models.cost", "models.features", "models.convert"}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
