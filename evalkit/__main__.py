@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from datakit import console
 
-from .commands import compare, fuse, plan, protocols, report, show
+from .commands import compare, curve, fuse, plan, protocols, report, show, why
 
-COMMANDS = (show, fuse, compare, report, protocols, plan)  # in the order of the help
+COMMANDS = (show, fuse, compare, why, curve, report, protocols, plan)  # in the order of the help
 
 
 def parser() -> argparse.ArgumentParser:

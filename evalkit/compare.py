@@ -157,8 +157,8 @@ def compare(
     right_a, right_b = found_a == 0, found_b == 0
     change = right_b.astype(np.int64) - right_a
     unit_of_clip = units(ids, groups)
-    shares = _shares(labels, metric)  # what each clip adds to the number when it is right
-    unit_change = shares * change.astype(np.float64)
+    share_of_clip = shares(labels, metric)
+    unit_change = share_of_clip * change.astype(np.float64)
     if unit_of_clip is not None:
         unit_change = np.bincount(unit_of_clip, unit_change).astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -349,14 +349,15 @@ def _bounds(a: ScoreSet, b: ScoreSet, metric: Metric) -> tuple[int, int, tuple[f
         )
         low[place], high[place] = least_b - most_a, most_b - least_a
         num_unscored += any(clip_id not in right for right in rights)
-    shares = _shares(np.unique(list(names.values()), return_inverse=True)[1].astype(np.int64), metric)
-    return len(names), num_unscored, (float(low @ shares), float(high @ shares))
+    share_of_clip = shares(np.unique(list(names.values()), return_inverse=True)[1].astype(np.int64), metric)
+    return len(names), num_unscored, (float(low @ share_of_clip), float(high @ share_of_clip))
 
 
 # --- how much is chance ----------------------------------------------------------------------------------------------
 
 
-def _shares(labels: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+def shares(labels: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+    """float64 [N]: what each clip adds to the number when it is right."""
     if metric == "top1":
         return np.full(len(labels), 1 / len(labels))
     _, class_of_clip, count = np.unique(labels, return_inverse=True, return_counts=True)

@@ -1,0 +1,42 @@
+"""python -m evalkit curve: what the number of views buys."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from datakit import console
+from datakit.errors import EXIT_DONE, UsageError
+
+from . import Commands, add_groups, add_json, add_scores
+
+
+def add(commands: Commands) -> None:
+    curve = commands.add_parser("curve", help="accuracy against views and multiply-adds, from a run with --save-views")
+    add_scores(curve, several=False)
+    curve.add_argument("--macs-per-view", metavar="38.6G", help="multiply-adds of one view, where the file lacks them")
+    add_groups(curve)
+    add_json(curve)
+    curve.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    from .. import curve, groups, scores
+
+    macs = None if args.macs_per_view is None else number(args.macs_per_view)
+    score_set = scores.load(args.scores)
+    found = curve.of(score_set, macs_per_view=macs, groups=groups.of(score_set, args.groups))
+    if args.json:
+        console.print_json("evalkit-curve", found.to_dict())
+    else:
+        print(curve.describe(found))
+    return EXIT_DONE
+
+
+def number(text: str) -> float:
+    """``38.6G`` -> 38.6e9."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)([kMGT]?)", text)
+    try:
+        return float(match[1]) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]  # type: ignore[index]
+    except (TypeError, ValueError):
+        raise UsageError(f"--macs-per-view {text}: a number, such as --macs-per-view 38.6G") from None
