@@ -7,7 +7,7 @@ DATA ?= data
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # Targets come from the manifests: a TOML more is a data set more. MANIFESTS=/folder: more of them, in /folder/datasets.
 export MANIFESTS
-VARIANTS := $(filter-out defaults,$(shell sed -n 's/^\[\(.*\)\]$$/\1/p' manifests/variants.toml))
+KNOWN_VARIANTS := $(filter-out defaults,$(shell sed -n 's/^\[\(.*\)\]$$/\1/p' manifests/variants.toml))
 TOMLS := $(wildcard manifests/datasets/*.toml $(if $(MANIFESTS),$(MANIFESTS)/datasets/*.toml))
 DATASETS := $(sort $(notdir $(TOMLS:.toml=)))
 # set/variant for each variant that `make SET` prepares, and for each whose flow it computes
@@ -29,7 +29,7 @@ endif
 PY := $(call quoted,$(VENV)/bin/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check existing-environment
+.PHONY: help setup demo data-benchmark augment-benchmark test test-all check existing-environment
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ help: ## this list
 	  /^title = / {say(); set = FILENAME; gsub(/.*\/|\.toml$$/, "", set); title = $$2} \
 	  /^variants = / {gsub(/variants = |[],"[]/, ""); list = $$0} \
 	  /^flow = / {for (i = 2; i <= NF; i += 2) list = list " " $$i "-flow"} END {say()}' $(TOMLS)
-	@echo "One variant: make SET-VARIANT, such as k700-320p, with a VARIANT of: $(VARIANTS)"
+	@echo "One variant: make SET-VARIANT, such as k700-320p, with a VARIANT of: $(filter-out harm-%,$(KNOWN_VARIANTS))"
 	@echo "Its optical flow: make SET-VARIANT-flow, such as k400-256p-flow (docs/flow.md)"
 	@echo
 	@echo "  RAW=/videos         videos that are on disk already         ANNOTATIONS=FILE|DIR  official lists"
@@ -58,6 +58,19 @@ existing-environment:
 
 demo: $(READY) ## no data needed: generate, prepare, train, test, fuse, compare, report (5 minutes)
 	@$(PY) -m demo
+
+# Training and testing many networks: what is compared, with how many seeds. Stopped, the same command goes on.
+BENCHMARK = @$(PY) -m models.benchmark $(1) $(if $(DATASET),$(call quoted,$(DATASET)),$(error DATASET= is needed, such as DATASET=k400)) \
+  $(call quoted,$(or $(MODEL),slowonly_r50_4x16)) --data-root $(call quoted,$(DATA)) --seeds $(or $(SEEDS),3) \
+  $(if $(RECIPE),--recipe $(call quoted,$(RECIPE))) $(if $(VARIANTS),--variants $(call quoted,$(VARIANTS))) $(if $(AUGMENTS),--augments $(call quoted,$(AUGMENTS))) \
+  $(if $(RAW),--raw $(call quoted,$(RAW))) $(if $(LABELS),--labels $(call quoted,$(LABELS))) $(if $(ANNOTATIONS),--annotations $(call quoted,$(ANNOTATIONS))) \
+  $(if $(OUT),--out $(call quoted,$(OUT)))
+
+data-benchmark: $(READY) ## which copy to train on: DATASET= MODEL= RECIPE= SEEDS=3 VARIANTS=340x256,320p,256p
+	$(call BENCHMARK,data)
+
+augment-benchmark: $(READY) ## the same for AUGMENTS=randaugment,mixup,cutmix on one of VARIANTS=256p
+	$(call BENCHMARK,augment)
 
 test: $(READY) ## the tests (under 10 minutes on 2 cores)
 	@$(PY) -m pytest -n $(JOBS) -m "not slow"
@@ -79,27 +92,27 @@ FLOW = @$(PY) -m datakit flow $(1) --variant $(2) --data-root $(call quoted,$(DA
   $(if $(SPLIT),--split $(SPLIT)) $(if $(LIMIT),--limit $(LIMIT)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS
-.PHONY: $(1) $(foreach variant,$(VARIANTS),$(1)-$(variant) $(1)-$(variant)-flow)
+.PHONY: $(1) $(foreach variant,$(KNOWN_VARIANTS),$(1)-$(variant) $(1)-$(variant)-flow)
 $(1): $$(READY)
 	$$(call PREPARE,$(1),$(call of,$(1),$(USUAL)))
-$(foreach variant,$(call of,$(1),$(FLOWS)),$(call RECIPE,FLOW,$(1),$(variant)))
-$(foreach variant,$(VARIANTS),$(call TARGET,$(1),$(variant)))
+$(foreach variant,$(call of,$(1),$(FLOWS)),$(call RULE,FLOW,$(1),$(variant)))
+$(foreach variant,$(KNOWN_VARIANTS),$(call TARGET,$(1),$(variant)))
 $(if $(call of,$(1),$(FLOWS)),$(call FLOW_TARGET,$(1)))
 endef
 define TARGET
 
 $(1)-$(2): $$(READY)
-$(call RECIPE,PREPARE,$(1),$(2))
+$(call RULE,PREPARE,$(1),$(2))
 
 $(1)-$(2)-flow: $(1)-$(2)
-$(call RECIPE,FLOW,$(1),$(2))
+$(call RULE,FLOW,$(1),$(2))
 endef
 define FLOW_TARGET
 
 .PHONY: $(1)-flow
 $(1)-flow: $(foreach variant,$(call of,$(1),$(FLOWS)),$(1)-$(variant)-flow)
 endef
-define RECIPE
+define RULE
 
 	$$(call $(1),$(2),$(3))
 endef

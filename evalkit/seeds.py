@@ -114,7 +114,8 @@ def _by_unit(right: ArrayLike, units: NDArray[np.int64] | None) -> Array:
         return table
     num_units = int(units.max()) + 1
     sums = np.stack([np.bincount(units, row, minlength=num_units) for row in table])
-    return sums * (num_units / table.shape[1])
+    scaled: Array = sums * (num_units / table.shape[1])
+    return scaled
 
 
 def _estimate(sides: Sequence[Array], signs: Sequence[float], seed: int) -> Estimate:
@@ -177,7 +178,8 @@ def _draws(sides: Sequence[Array], signs: Sequence[float], value: float, se: flo
         seeds = random.multinomial(len(side), np.full(len(side), 1 / len(side)), size=NUM_RESAMPLES) / len(side)
         draws += sign * np.einsum("rs,rs->r", seeds, times @ side.T)
     spread = float(draws.std())
-    return value + (draws - draws.mean()) * (se / spread if spread else 0.0)
+    scaled: Array = value + (draws - draws.mean()) * (se / spread if spread else 0.0)
+    return scaled
 
 
 def _p(found: Estimate) -> float:
