@@ -110,7 +110,7 @@ def source_names(dataset: Dataset, raw: Path | None, journal: Journal, options: 
 def _from_journal(specs: Sequence[ClipSpec], order: Order) -> list[ClipSpec]:
     """``specs`` with the files that this source has had so far."""
     known = {id_: one for id_, one in order.journal.outcomes(order.stage).items() if one.status == "ok"}
-    return [spec if _is_there(spec) else _with_file(spec, known, order) for spec in specs]
+    return [spec if not known or _is_there(spec) else _with_file(spec, known, order) for spec in specs]
 
 
 def _with_file(spec: ClipSpec, known: dict[str, Outcome], order: Order) -> ClipSpec:

@@ -43,7 +43,8 @@ def write(
     """Write everything that describes ``set_dir/variant``; returns how many clips have which status."""
     folder = set_dir / variant.name
     # Of a run that was killed; the journal's lock says that nobody else is writing here.
-    places = {folder, folder / "lists"} | {folder / final_path(s, variant, dataset).parent for s in journal.clips()}
+    one_a_folder = {(spec.split, spec.label): spec for spec in journal.clips()}.values()
+    places = {folder, folder / "lists"} | {folder / final_path(s, variant, dataset).parent for s in one_a_folder}
     encode.discard([stale for place in places for stale in place.glob("*.part")])
     classes, rows = table(set_dir, variant, journal, dataset, allow_damaged)
     order, _ = labels.in_force(journal, dataset, journal.clips())
@@ -102,8 +103,11 @@ def _row(
     }
     if made is not None and made.key and (source is None or made.key != key(source.key, variant, spec)):
         made = None  # made from another source or by another definition of the variant
+    there = spec.source is not None and spec.source.exists()
+    if made is not None and made.status == "failed" and not there:
+        made = None  # what was wrong with a file that is gone
     if made is None:
-        if spec.source is not None and spec.source.exists():
+        if there:
             return {**row, "status": "pending"}
         if spec.source is None and unfetched is not None:
             return {**row, "status": unfetched.error.lower(), "reason": unfetched.message}

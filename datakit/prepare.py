@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from . import catalog, console, encode, estimate, fetch, files, folders, labels, lists, manifest, probe, runner
-from .annotations import JOURNAL, ClipSpec
+from .annotations import JOURNAL, ClipSpec, stem
 from .asked import clips_asked_for
 from .catalog import Dataset, Layout, Variant
 from .errors import Damaged, ItemError, Refused, Retryable, UsageError
 from .journal import Journal, Outcome
 from .layout import FILE_STAGE, SOURCE_STAGE, final_path, key, stage_of
 from .probe import Checked
-from .sources import Options, reasons
+from .sources import Options, local, reasons
 
 # A clip may be cut generously, but a file of minutes under the name of a ten-second clip is the video it was cut from.
 LONGEST_SHARE, LONGEST_MORE_S = 1.5, 5.0
@@ -89,6 +89,7 @@ class Job:
     """One source and what is to be made of it.
 
     ``folder_fps`` is the rate of a source that is a folder of pictures, ``frame_names`` what they are called in a copy.
+    ``of_several``: the source has the name of a clip, but of several on the list, so only the whole video will do.
     """
 
     spec: ClipSpec
@@ -99,6 +100,7 @@ class Job:
     facts: Facts | None = None
     folder_fps: float = FOLDER_FPS
     frame_names: str = folders.NAMES
+    of_several: bool = False
 
     @property
     def id(self) -> str:
@@ -192,7 +194,7 @@ def _jobs(
             target = Target(variant=variant, folder=request.set_dir / variant.name, name=name)
             known = before[variant.name].get(spec.id)
             if known is not None and source_sha256 and known.key == key(source_sha256, variant, spec):
-                if _settled(known, target.path, request):
+                if _settled(known, spec.source, target.path, request):
                     continue
                 target = replace(target, sha256=known.data.get("sha256", ""), old_name=known.data.get("name", ""))
             targets.append(target)
@@ -205,6 +207,9 @@ def _jobs(
                 allow_damaged=request.allow_damaged,
                 folder_fps=folder_fps,
                 frame_names=layout.frame_names or folders.NAMES,
+                of_several=dataset is not None
+                and spec.cut_s is not None
+                and stem(spec.source.name) in local.clip_file_names(spec, dataset),
             )
 
 
@@ -234,13 +239,14 @@ def _look_at(path: Path) -> Outcome:
     return Outcome(id=str(path), stage=FILE_STAGE, key=sha256, status="ok", data=data)
 
 
-def _settled(known: Outcome, path: Path, request: Request) -> bool:
+def _settled(known: Outcome, source: Path, path: Path, request: Request) -> bool:
     """Nothing to do: the file is there as it was left, or it failed in a way that trying again would not change."""
     if "stat" in known.data:
         return path.exists() and known.data["stat"] == _stat(path)
     if known.status == "damaged":
         return not request.retry_failed and known.data["share"] < request.allow_damaged
-    return not request.retry_failed and known.error not in {"Retryable", "WorkerDied", "Bug"}
+    renamed = known.data.get("source", source.name) != source.name  # it may have been refused for its name
+    return not request.retry_failed and not renamed and known.error not in {"Retryable", "WorkerDied", "Bug"}
 
 
 def _encode_all(request: Request, journal: Journal, jobs: Sequence[Job], work: Path) -> None:
@@ -286,10 +292,8 @@ def encode_source(job: Job) -> Outcome:
         made = _make(job, source_sha256, info)
     except ItemError as error:
         message = str(error).replace(f"{job.source}: ", "").replace(f"{job.source.name}: ", "")
-        made = {
-            target.variant.name: {"status": "failed", "error": type(error).__name__, "message": message}
-            for target in job.targets
-        }
+        failed = {"status": "failed", "error": type(error).__name__, "message": message}
+        made = {target.variant.name: {**failed, "data": {"source": job.source.name}} for target in job.targets}
     for target in job.targets:
         made[target.variant.name]["key"] = key(source_sha256, target.variant, job.spec)
     data = {"sha256": source_sha256, "stat": stat, "variants": made}
@@ -298,7 +302,13 @@ def encode_source(job: Job) -> Outcome:
 
 def _make(job: Job, source_sha256: str, info: probe.MediaInfo) -> dict[str, dict[str, Any]]:
     """Have every target's file in place and checked, encoding once for each different result."""
-    moment = job.spec.cut_s or _moment_of_whole_video(job.spec, info)
+    guessed = _moment_of_whole_video(job.spec, info) if job.spec.cut_s is None or job.of_several else None
+    if job.of_several and guessed is None:
+        raise Refused(
+            f"{info.duration_s:.0f} s long, so not the whole video but one of the clips that the list has of it, and "
+            f"nothing says which; if it is this one name it {job.spec.id}"
+        )
+    moment = guessed or job.spec.cut_s
     part = probe.part(job.source, info, *moment) if moment else None
     shown = part or info
     sizes = {target: target.variant.size(shown.displayed_width, shown.displayed_height) for target in job.targets}
@@ -343,8 +353,8 @@ def _make(job: Job, source_sha256: str, info: probe.MediaInfo) -> dict[str, dict
             raise Retryable(f"the variants came out with different numbers of frames: {sorted(counts)}")
         complaints = encoded[0].complaints if encoded else encode.complaints(job.source, part)
         verdict = _verdict(counts.pop(), shown, complaints)
-        if moment and not job.spec.cut_s:
-            verdict["message"] = "; ".join(filter(None, [_cut_out(moment, info), verdict["message"]]))
+        if guessed:
+            verdict["message"] = "; ".join(filter(None, [_cut_out(guessed, info), verdict["message"]]))
         if verdict["status"] == "ok" or verdict["data"]["share"] >= job.allow_damaged:
             for one, group in made:
                 for target in group:

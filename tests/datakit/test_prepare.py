@@ -356,6 +356,33 @@ def test_a_whole_video_under_the_name_of_a_clip_is_cut(
     assert clips["d"].reason.endswith("14 of 20 frames can be decoded: the file ends before the list says")
 
 
+def test_two_clips_of_one_whole_video(tmp_path: Path, make_video: Make) -> None:
+    """Six videos of K600 and 54 of K700 have two labels at two times; a copy may hold the whole video once."""
+    raw = tmp_path / "videos"
+    for name, num_s in (("aaaaaaaaaaa", 25), ("bbbbbbbbbbb", 10)):
+        make_video(raw / f"{name}.mp4", width=32, height=32, fps=2, frames=2 * num_s)
+    rows = "".join(
+        f"{label},{video * 11},{start},{start + 10},val\n"
+        for video in "ab"
+        for label, start in (("cracking knuckles", 1), ("cracking neck", 12))
+    )
+    (raw / "val.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
+    assert prepare(tmp_path / "data", raw, name="k600") == 5
+    clips = {clip.id: clip for clip in manifest.read(tmp_path / "data/k600/256p").clips}
+    first, second = clips["aaaaaaaaaaa_000001_000011"], clips["aaaaaaaaaaa_000012_000022"]
+    assert (first.status, first.frames, first.label) == ("ok", 20, "cracking knuckles")
+    assert (second.status, second.frames, second.label) == ("ok", 20, "cracking neck")
+    assert first.content_sha256 != second.content_sha256
+    for name in ("bbbbbbbbbbb_000001_000011", "bbbbbbbbbbb_000012_000022"):  # even where 1 s to 11 s could be cut
+        assert clips[name].status == "refused"
+        assert str(clips[name].reason).endswith(f"nothing says which; if it is this one name it {name}")
+    (raw / "bbbbbbbbbbb.mp4").rename(raw / "bbbbbbbbbbb_000012_000022.mp4")
+    assert prepare(tmp_path / "data", raw, name="k600") == 5
+    clips = {clip.id: clip for clip in manifest.read(tmp_path / "data/k600/256p").clips}
+    assert clips["bbbbbbbbbbb_000012_000022"].status == "ok"
+    assert clips["bbbbbbbbbbb_000001_000011"].status == "missing"
+
+
 def test_the_list_and_the_folder_are_remembered(tmp_path: Path, make_video: Make) -> None:
     make_video(tmp_path / "raw/somewhere/a.mp4")
     make_video(tmp_path / "raw/somewhere/b.mp4", seed=1)
