@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from datakit import console
 
-from .commands import compare, curve, fuse, plan, protocols, report, show, why
+from .commands import compare, curve, fuse, plan, protocols, report, show, table, why
 
-COMMANDS = (show, fuse, compare, why, curve, report, protocols, plan)  # in the order of the help
+COMMANDS = (show, fuse, compare, why, curve, report, table, protocols, plan)  # in the order of the help
 
 
 def parser() -> argparse.ArgumentParser:

@@ -142,11 +142,11 @@ def compare(
     num_asked, num_unscored, bounds = _bounds(a, b, metric)
     what: tuple[Difference, ...] = ()
     if common:
-        what = _differences(a, b, signature.WHAT)
+        what = differences(a, b, signature.WHAT)
         a, b = _shared(a, b, names)
     else:
         _check_what(a, b, names)
-    copy = _differences(a, b, signature.COPY)
+    copy = differences(a, b, signature.COPY)
     if copy and not across_copies:
         raise NotComparable(
             f"{names[0]} and {names[1]} scored different copies of the files: {_listed(copy, names)}. "
@@ -195,8 +195,8 @@ def compare(
         num_asked=num_asked,
         what=what,
         copy=copy,
-        how=_differences(a, b, signature.HOW),
-        with_=_differences(a, b, signature.WITH),
+        how=differences(a, b, signature.HOW),
+        with_=differences(a, b, signature.WITH),
     )
 
 
@@ -258,7 +258,8 @@ def bounds_text(found: Comparison) -> str:
 # --- what may be compared --------------------------------------------------------------------------------------------
 
 
-def _differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Difference, ...]:
+def differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Difference, ...]:
+    """Those of the signatures' parts ``keys`` that are not the same."""
     pairs = ((key, str(getattr(a.signature, key)), str(getattr(b.signature, key))) for key in keys)
     return tuple(Difference(key=key, a=left, b=right) for key, left, right in pairs if left != right)
 
@@ -271,12 +272,12 @@ def _listed(differences: Sequence[Difference], names: tuple[str, str]) -> str:
 
 
 def _check_what(a: ScoreSet, b: ScoreSet, names: tuple[str, str]) -> None:
-    differences = _differences(a, b, signature.WHAT)
+    differing = differences(a, b, signature.WHAT)
     absent_a, absent_b = ({str(entry["id"]) for entry in side.missing} for side in (a, b))
-    if not differences and absent_a == absent_b:
+    if not differing and absent_a == absent_b:
         return
-    if differences:
-        reason = _listed(differences, names)
+    if differing:
+        reason = _listed(differing, names)
     else:
         reason = f"only one of them was asked for {some(absent_a ^ absent_b)}, which could not be scored"
     num_shared = len(set(a.ids) & set(b.ids))

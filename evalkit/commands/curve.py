@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
+from typing import TYPE_CHECKING
 
 from datakit import console
-from datakit.errors import EXIT_DONE, UsageError
+from datakit.errors import EXIT_DONE, KitError, UsageError
 
 from . import Commands, add_groups, add_json, add_scores
+
+if TYPE_CHECKING:
+    from ..scores import ScoreSet
+
+log = logging.getLogger(__name__)
 
 
 def add(commands: Commands) -> None:
@@ -23,8 +30,8 @@ def add(commands: Commands) -> None:
 def main(args: argparse.Namespace) -> int:
     from .. import curve, groups, scores
 
-    macs = None if args.macs_per_view is None else number(args.macs_per_view)
     score_set = scores.load(args.scores)
+    macs = macs_per_view(score_set) if args.macs_per_view is None else number(args.macs_per_view)
     found = curve.of(score_set, macs_per_view=macs, groups=groups.of(score_set, args.groups))
     if args.json:
         console.print_json("evalkit-curve", found.to_dict())
@@ -40,3 +47,22 @@ def number(text: str) -> float:
         return float(match[1]) * {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]  # type: ignore[index]
     except (TypeError, ValueError):
         raise UsageError(f"--macs-per-view {text}: a number, such as --macs-per-view 38.6G") from None
+
+
+def macs_per_view(score_set: ScoreSet) -> float | None:
+    """Multiply-adds of a view: as the file says, else counted of the network in it; ``None`` where that fails."""
+    if "macs_per_view" in score_set.meta:
+        return float(score_set.meta["macs_per_view"])
+    if not {"spec", "protocol"} <= score_set.meta.keys():
+        return None
+    from models import ModelSpec, cost
+
+    from ..protocols import Protocol
+
+    row = score_set.meta["protocol"]
+    protocol = Protocol(**{**row, "resize_px": tuple(row["resize_px"]) if row.get("resize_px") else None})
+    try:
+        return float(cost.cost(ModelSpec.from_dict(score_set.meta["spec"]), protocol).macs_per_view)
+    except (KitError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        log.warning("multiply-adds are not known: %s", error)
+        return None

@@ -1,0 +1,346 @@
+"""A table of results as model zoos print it, with the published rows of the same networks, and which may be compared.
+
+A published number stands beside ours when it is of the same network and data set. It is comparable where weights,
+clips, copy of the videos and protocol are the same; of everything else the row says what is not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import manifests
+from datakit.errors import UsageError
+
+from . import compare, copies, metrics, protocols, scores
+from .protocols import Protocol
+from .scores import ScoreSet
+from .signature import COPY, WHAT
+
+TITLES = {
+    "configuration": "configuration", "dataset": "data set", "resolution": "resolution", "gpus": "GPUs",
+    "backbone": "backbone", "input": "input", "pretraining": "pretraining", "omnisource": "OmniSource",
+    "top1": "top-1", "top5": "top-5", "mean_class": "mean class", "protocol": "test protocol",
+    "video_per_s": "video/s", "memory_mb": "memory (MB)", "gmacs": "multiply-adds (G)", "checkpoint": "checkpoint",
+    "log": "log", "json": "json", "signature": "signature", "by": "measured by", "comparable": "comparable",
+    "why": "why",
+}  # fmt: skip
+PRETRAINED = {
+    "imagenet": "ImageNet", "kinetics": "Kinetics-400", "k400": "Kinetics-400", "ig65m": "IG-65M",
+    "sports1m": "Sports-1M",
+}  # fmt: skip
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table, in words; "" where nothing is known. ``comparable``: "yes", "no" or "reference"."""
+
+    configuration: str
+    dataset: str
+    resolution: str = ""
+    gpus: str = ""
+    backbone: str = ""
+    input: str = ""
+    pretraining: str = ""
+    omnisource: str = ""
+    top1: str = ""
+    top5: str = ""
+    mean_class: str = ""
+    protocol: str = ""
+    video_per_s: str = ""
+    memory_mb: str = ""
+    gmacs: str = ""
+    checkpoint: str = ""
+    log: str = ""
+    json: str = ""
+    signature: str = ""
+    by: str = ""
+    comparable: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run of ours: the folder, its scores, multiply-adds of a view where they are known."""
+
+    path: Path
+    scores: ScoreSet
+    macs_per_view: float | None = None
+
+
+def rows(runs: Sequence[Run]) -> list[Row]:
+    """Ours in the order given, then the published ones of the same networks and data sets."""
+    if not runs:
+        raise UsageError("nothing to list; python -m evalkit table DIR... takes the folders of scores.npz files")
+    found = [_ours(run, runs[0]) for run in runs]
+    seen = set()
+    for published in _published():
+        beside = [run for run in runs if _is_beside(published, run.scores)]
+        if beside and published["file"] not in seen:
+            seen.add(published["file"])
+            found.append(_theirs(published, beside))
+    return found
+
+
+def markdown(table: Iterable[Row]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        safe = (" ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|") or "–" for cell in cells)
+        return f"| {' | '.join(safe)} |\n"
+
+    body = "".join(line(asdict(row).values()) for row in table)
+    return line(TITLES.values()) + "|" + " :-- |" * len(TITLES) + "\n" + body
+
+
+def as_csv(table: Iterable[Row]) -> str:
+    """With the names of the fields in front; empty where nothing is known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in table)
+    return text.getvalue()
+
+
+def latex(table: Iterable[Row]) -> str:
+    """A tabular that needs no package."""
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join("".join(LATEX.get(char, char) for char in cell) or "--" for cell in cells) + " \\\\\n"
+
+    body = "".join(line(asdict(row).values()) for row in table)
+    head = f"\\begin{{tabular}}{{{'l' * len(TITLES)}}}\n\\hline\n"
+    return f"{head}{line(TITLES.values())}\\hline\n{body}\\hline\n\\end{{tabular}}\n"
+
+
+FORMATS = {".md": markdown, ".csv": as_csv, ".tex": latex}
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+
+def _ours(run: Run, first: Run) -> Row:
+    found, signature = run.scores, run.scores.signature
+    missing, rule = metrics.rules(found)
+    numbers = metrics.summary(found, missing, rule)
+    spec, protocol = found.meta.get("spec", {}), _protocol(found)
+    published = spec.get("published") or {}
+    file = str(published.get("file", ""))
+    differing = compare.differences(first.scores, found, (*WHAT, *COPY))
+    reasons = [f"{part.key} is {part.b or 'not known'}, not {part.a or 'not known'}" for part in differing]
+    folder = run.path if run.path.is_dir() else run.path.parent
+    num_views = None if protocol is None else protocol.num_clips * protocol.num_crops
+    if found.views is not None:
+        num_views = found.views.shape[1]
+    return Row(
+        configuration=spec.get("name") or signature.model or folder.name,
+        dataset=signature.set,
+        resolution=_variant(found),
+        gpus=str(found.meta.get("gpus", "")),
+        backbone=_backbone(spec.get("name", "") or signature.model, spec.get("network", {})),
+        input=_input(signature.clip, signature.input, spec.get("num_segments")),
+        pretraining=_pretraining(file) if file else "",
+        omnisource=_omnisource(file) if file else "",
+        top1=metrics.percent(numbers["top1"], numbers["top1_se"]).strip(),
+        top5=metrics.percent(numbers["top5"], numbers["top5_se"]).strip(),
+        mean_class=metrics.percent(numbers["mean_class"], numbers["mean_class_se"]).strip(),
+        protocol=_views(protocol) if protocol else signature.views,
+        video_per_s=_number(found.meta.get("video_per_s")),
+        memory_mb=_number(found.meta.get("memory_mb")),
+        gmacs=_number(run.macs_per_view * num_views / 1e9 if run.macs_per_view and num_views else None),
+        checkpoint=file or signature.weights,
+        log=_near(folder, "log.jsonl"),
+        json=_near(folder, "metrics.json"),
+        signature=str(signature),
+        by="us",
+        comparable="reference" if run is first else "no" if reasons else "yes",
+        why="the others are measured against it" if run is first else "; ".join(reasons) or "same clips and copy",
+    )
+
+
+def _protocol(found: ScoreSet) -> Protocol | None:
+    table = found.meta.get("protocol")
+    if not table:
+        return None
+    sizes = {"resize_px": tuple(table["resize_px"])} if table.get("resize_px") else {}
+    return Protocol(**{**table, **sizes})
+
+
+def _variant(found: ScoreSet) -> str:
+    """``320p`` of ``320p-9f3c...``."""
+    return found.signature.media.rpartition("-")[0] or found.signature.media
+
+
+def _near(folder: Path, name: str) -> str:
+    return next((str(path / name) for path in (folder, folder.parent) if (path / name).is_file()), "")
+
+
+# --- theirs ----------------------------------------------------------------------------------------------------------
+
+
+def _published() -> list[dict[str, Any]]:
+    """Every published checkpoint with its origin and source, as the manifests have them."""
+    found = [dict(row) for row in manifests.read("models").get("published", [])]
+    for program in manifests.read("published")["program"]:
+        found += [{**row, "origin": program["origin"], "source": program["source"]} for row in program["files"]]
+    for row in found:
+        digits = re.search(r"-([0-9a-f]{8})\.\w+$", row["file"])
+        row.setdefault("sha8", digits[1] if digits else "")
+    return [row for row in found if "network" in row]
+
+
+def _is_beside(row: dict[str, Any], found: ScoreSet) -> bool:
+    """Of the same network, or the very file; on the same data set."""
+    signature = found.signature
+    same_file = bool(row["sha8"]) and row["sha8"] == signature.weights
+    return (same_file or row["network"] == signature.model) and _same_set(str(row.get("dataset", "")), signature.set)
+
+
+def _same_set(title: str, set_and_split: str) -> bool:
+    name = set_and_split.rpartition("-")[0]
+    if not title or not name:
+        return False
+    own = manifests.read(f"datasets/{name}").get("title", "") if manifests.exists(f"datasets/{name}") else ""
+    plain, *others = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (title, name, own))
+    return plain in others or any(word.lower() == title.lower() for word in own.split())
+
+
+def _theirs(row: dict[str, Any], beside: Sequence[Run]) -> Row:
+    config = row.get("config") or re.sub(r"(_\d{8})?(-[0-9a-f]{8})?\.\w+$", "", row["file"])
+    network = manifests.read("models")["networks"].get(row["network"], {})
+    protocol = _published_protocol(row, network)
+    reasons, run = min(
+        ((_reasons(row, protocol, run.scores), run) for run in beside), key=lambda pair: len(pair[0])
+    )  # fmt: skip
+    measured = _measured(row)
+    against = "" if len(beside) == 1 else f" (against {run.path})"
+    return Row(
+        configuration=config,
+        dataset=str(row.get("dataset", "")),
+        resolution=str(row.get("copy", "")),
+        gpus=((match := re.search(r"(\d+)xb(\d+)", config)) and f"{match[1]} x {match[2]} clips") or "",
+        backbone=_backbone(row["network"], network.get("network", {})),
+        input=_input(
+            f"{network['clip_len']}x{network['frame_interval']}" if "clip_len" in network else "",
+            network.get("input", ""),
+            network.get("num_segments"),
+        ),
+        pretraining=_pretraining(row["file"]),
+        omnisource=_omnisource(row["file"]),
+        **{key: f"{row[key]:.2f}" for key in ("top1", "top5", "mean_class") if key in row},
+        protocol=_views(protocol) if protocol else "",
+        video_per_s=_number(measured.get("video_per_s")),
+        memory_mb=_number(measured.get("memory_mb")),
+        gmacs="",
+        checkpoint=row["file"],
+        by=row.get("source", row["origin"]),
+        comparable="no" if reasons else "yes",
+        why=("; ".join(reasons) or "same weights, clips, resolution and protocol") + against,
+    )
+
+
+def _published_protocol(row: dict[str, Any], network: dict[str, Any]) -> Protocol | None:
+    name = row.get("protocol") or network.get("protocol") or network.get("family")
+    if not name:
+        return None
+    try:
+        return protocols.get(protocols.name_for(name, row["origin"]), "accurate")
+    except UsageError:
+        return None
+
+
+def _reasons(row: dict[str, Any], protocol: Protocol | None, found: ScoreSet) -> list[str]:
+    """In words, what keeps our number and theirs from standing side by side."""
+    reasons = []
+    if not row["sha8"] or row["sha8"] != found.signature.weights:
+        reasons.append(f"other weights ({found.signature.weights or 'not known'} here)")
+    reasons += _other_clips(row, found)
+    theirs, ours = str(row.get("copy", "")), _variant(found)
+    if not theirs:
+        reasons.append("the resolution of their videos is not known")
+    elif re.findall(r"\d+", theirs) != re.findall(r"\d+", ours):
+        reasons.append(f"videos of {theirs} there, {ours or 'not known'} here")
+    mine = _protocol(found)
+    if protocol is None or mine is None:
+        reasons.append(f"how {'they' if protocol is None else 'we'} tested is not known")
+    else:
+        skipped = ("name", "mode", "version", "segments")
+        for field in fields(Protocol):
+            one, two = getattr(protocol, field.name), getattr(mine, field.name)
+            if field.name not in skipped and one != two and not (field.name == "num_clips" and protocol.segments):
+                reasons.append(f"{field.name} {one} there, {two} here")
+    if found.missing:
+        reasons.append(f"{len(found.missing)} clips are missing here")
+    return reasons
+
+
+def _other_clips(row: dict[str, Any], found: ScoreSet) -> list[str]:
+    match = copies.nearest(found)
+    program = row["origin"].partition("-")[0]
+    if match is None:
+        return [f"which clips they scored is not known; ours are {len(found.ids)}"]
+    if match.copy.name != program:
+        return [f"ours are {match}, theirs {program}'s own list"]
+    return [] if match.num_different == 0 else [f"ours are {match}"]
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    """What the authors of a file measured of its network, where that is known."""
+    if not manifests.exists("speeds"):
+        return {}
+    program = row["origin"].partition("-")[0]
+    blocks = [block for block in manifests.read("speeds")["measured"] if block["source"].startswith(f"{program},")]
+    figures = [one for block in blocks for one in block["figures"] if one["network"] == row["network"]]
+    return figures[0] if figures else {}
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def _backbone(name: str, network: dict[str, Any]) -> str:
+    depths = re.findall(r"_r(\d+)", name)
+    if depths:
+        return " + ".join(f"ResNet{depth}" for depth in depths)
+    if "mobilenet" in name:
+        return "MobileNetV2"
+    return f"ResNet{network['depth']}" if "depth" in network else name
+
+
+def _input(clip: str, kind: str, num_segments: int | None) -> str:
+    size = f"{clip}x{num_segments}" if clip and num_segments else clip
+    return f"{size} {kind}".strip()
+
+
+def _pretraining(file: str) -> str:
+    match = re.search(r"([a-z0-9]+)[_-]pretrained", file)
+    word = match[1] if match else "ig65m" if "ig65m" in file else ""
+    return PRETRAINED.get(word, word or "None")
+
+
+def _omnisource(file: str) -> str:
+    return "yes" if "omni" in file and "without_omni" not in file else "no"
+
+
+def _views(protocol: Protocol) -> str:
+    crops = "centre crop" if protocol.num_crops == 1 else f"{protocol.num_crops} crops"
+    clips = f"{protocol.num_clips} clip{'s' if protocol.num_clips > 1 else ''}"
+    return f"{clips} x {crops} @{protocol.crop_px}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def load(dirs: Sequence[str | Path]) -> list[Run]:
+    return [
+        Run(path=Path(path), scores=(found := scores.load(path)), macs_per_view=found.meta.get("macs_per_view"))
+        for path in dirs
+    ]
