@@ -46,10 +46,21 @@ class Recipe:
     precise_bn_batches: int = 0
     multigrid: Literal["none", "short", "long", "both"] = "none"
     short_side_px: int
-    crop_area: tuple[float, float]
-    crop_aspect: tuple[float, float]
+    repeats: int = 1
+    crop: Literal["random-resized", "multi-scale", "short-side"] = "random-resized"
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_scales: tuple[float, ...] = (1.0,)
+    crop_scale_gap: int = 1
+    crop_positions: int = 5
+    crop_short_side_px: tuple[float, float] = (256, 320)
     flip: bool
     colour_mix: float = 0.0
+    colour_jitter: tuple[float, ...] = ()
+    randaugment: tuple[int, ...] = ()
+    erasing: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
     label_smoothing: float = 0.0
     validate_every: int = 1
 
@@ -64,13 +75,18 @@ class Recipe:
             "warmup_full": ("end", "last", None),
             "lr_changes": ("step", "epoch"),
             "multigrid": ("none", "short", "long", "both"),
+            "crop": ("random-resized", "multi-scale", "short-side"),
         }
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 words = ", ".join(value for value in values if value)
                 raise BadManifest(f"recipe {self.name}: {key} is {getattr(self, key)!r}; write one of {words}")
-        if self.epochs < 1 or self.batch < 1 or self.validate_every < 1:
-            raise UsageError(f"recipe {self.name}: epochs, batch and validate_every are at least 1")
+        if min(self.epochs, self.batch, self.validate_every, self.repeats) < 1:
+            raise UsageError(f"recipe {self.name}: epochs, batch, validate_every and repeats are at least 1")
+        if self.crop_positions not in (0, 5, 13) or len(self.colour_jitter) not in (0, 4):
+            raise BadManifest(f"recipe {self.name}: crop_positions is 0, 5 or 13; colour_jitter has 4 numbers or none")
+        if len(self.randaugment) not in (0, 2) or any(not 0 <= size <= 30 for size in self.randaugment):
+            raise BadManifest(f"recipe {self.name}: randaugment is [operations, magnitude of 30]")
         if self.schedule == "step" and not self.milestones:
             raise BadManifest(f"recipe {self.name}: a step schedule needs milestones")
         if self.lr_factors and len(self.lr_factors) != len(self.milestones) + 1:
