@@ -9,6 +9,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -80,6 +81,18 @@ class ModelSpec:
             )
         if self.classes is not None and len(self.classes) != self.num_classes:
             raise ValueError(f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes")
+
+    @property
+    def layout(self) -> str:
+        """Of the input: N clips, C channels, T frames (or segments of single frames), H x W pixels."""
+        return "NCTHW"
+
+    @property
+    def in_print(self) -> list[dict[str, Any]]:
+        """What was published of this network, each with its source: one row a checkpoint."""
+        from .checkpoints import published
+
+        return [row for row in published.rows() if row.get("network") == self.name]
 
     @property
     def frame_offsets(self) -> tuple[int, ...]:
@@ -201,9 +214,18 @@ def spec(name: str, *, num_classes: int, **overrides: Any) -> ModelSpec:
     return ModelSpec.from_dict({"origin": "ours", **values})
 
 
-def create(name: str, num_classes: int, **overrides: Any) -> Recognizer:
-    """A network with new weights (``torch.manual_seed`` decides which), in training mode."""
-    return build(spec(name, num_classes=num_classes, **overrides))
+def create(name: str, num_classes: int, *, imagenet: str | Path | None = None, **overrides: Any) -> Recognizer:
+    """A network with new weights (``torch.manual_seed`` decides which), in training mode.
+
+    ``imagenet``: a file of torchvision's 2D network to start from, see ``checkpoints.imagenet``; what that has not, the
+    classifier for one, stays new and is said.
+    """
+    net = build(spec(name, num_classes=num_classes, **overrides))
+    if imagenet is not None:
+        from .checkpoints.imagenet import inflate
+
+        inflate(net.body, Path(imagenet))
+    return net
 
 
 def build(spec: ModelSpec) -> Recognizer:
