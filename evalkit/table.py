@@ -1,7 +1,7 @@
 """A table of results as model zoos print it, with the published rows of the same networks, and which may be compared.
 
-A published number stands beside ours when it is of the same network and data set. It is comparable where weights,
-clips, copy of the videos and protocol are the same; of everything else the row says what is not.
+A published number stands beside ours when it is of the same network and data set; its row says what keeps the two
+from being compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import manifests
 from datakit.errors import UsageError
 
-from . import compare, copies, metrics, protocols, scores
+from . import compare, metrics, published, scores
 from .protocols import Protocol
 from .scores import ScoreSet
 from .signature import COPY, WHAT
@@ -30,10 +30,7 @@ TITLES = {
     "log": "log", "json": "json", "signature": "signature", "by": "measured by", "comparable": "comparable",
     "why": "why",
 }  # fmt: skip
-PRETRAINED = {
-    "imagenet": "ImageNet", "kinetics": "Kinetics-400", "k400": "Kinetics-400", "ig65m": "IG-65M",
-    "sports1m": "Sports-1M",
-}  # fmt: skip
+PRETRAINED = {"imagenet": "ImageNet", "kinetics": "Kinetics", "ig65m": "IG-65M", "sports1m": "Sports-1M"}
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -84,11 +81,11 @@ def rows(runs: Sequence[Run]) -> list[Row]:
         raise UsageError("nothing to list; python -m evalkit table DIR... takes the folders of scores.npz files")
     found = [_ours(run, runs[0]) for run in runs]
     seen = set()
-    for published in _published():
-        beside = [run for run in runs if _is_beside(published, run.scores)]
-        if beside and published["file"] not in seen:
-            seen.add(published["file"])
-            found.append(_theirs(published, beside))
+    for row in published.rows():
+        beside = [run for run in runs if published.is_beside(row, run.scores)]
+        if beside and row["file"] not in seen:
+            seen.add(row["file"])
+            found.append(_theirs(row, beside))
     return found
 
 
@@ -131,9 +128,8 @@ def _ours(run: Run, first: Run) -> Row:
     found, signature = run.scores, run.scores.signature
     missing, rule = metrics.rules(found)
     numbers = metrics.summary(found, missing, rule)
-    spec, protocol = found.meta.get("spec", {}), _protocol(found)
-    published = spec.get("published") or {}
-    file = str(published.get("file", ""))
+    spec, protocol = found.meta.get("spec", {}), published.tested_with(found)
+    file = str((spec.get("published") or {}).get("file", ""))
     differing = compare.differences(first.scores, found, (*WHAT, *COPY))
     reasons = [f"{part.key} is {part.b or 'not known'}, not {part.a or 'not known'}" for part in differing]
     folder = run.path if run.path.is_dir() else run.path.parent
@@ -143,7 +139,7 @@ def _ours(run: Run, first: Run) -> Row:
     return Row(
         configuration=spec.get("name") or signature.model or folder.name,
         dataset=signature.set,
-        resolution=_variant(found),
+        resolution=published.variant(found),
         gpus=str(found.meta.get("gpus", "")),
         backbone=_backbone(spec.get("name", "") or signature.model, spec.get("network", {})),
         input=_input(signature.clip, signature.input, spec.get("num_segments")),
@@ -166,19 +162,6 @@ def _ours(run: Run, first: Run) -> Row:
     )
 
 
-def _protocol(found: ScoreSet) -> Protocol | None:
-    table = found.meta.get("protocol")
-    if not table:
-        return None
-    sizes = {"resize_px": tuple(table["resize_px"])} if table.get("resize_px") else {}
-    return Protocol(**{**table, **sizes})
-
-
-def _variant(found: ScoreSet) -> str:
-    """``320p`` of ``320p-9f3c...``."""
-    return found.signature.media.rpartition("-")[0] or found.signature.media
-
-
 def _near(folder: Path, name: str) -> str:
     return next((str(path / name) for path in (folder, folder.parent) if (path / name).is_file()), "")
 
@@ -186,39 +169,12 @@ def _near(folder: Path, name: str) -> str:
 # --- theirs ----------------------------------------------------------------------------------------------------------
 
 
-def _published() -> list[dict[str, Any]]:
-    """Every published checkpoint with its origin and source, as the manifests have them."""
-    found = [dict(row) for row in manifests.read("models").get("published", [])]
-    for program in manifests.read("published")["program"]:
-        found += [{**row, "origin": program["origin"], "source": program["source"]} for row in program["files"]]
-    for row in found:
-        digits = re.search(r"-([0-9a-f]{8})\.\w+$", row["file"])
-        row.setdefault("sha8", digits[1] if digits else "")
-    return [row for row in found if "network" in row]
-
-
-def _is_beside(row: dict[str, Any], found: ScoreSet) -> bool:
-    """Of the same network, or the very file; on the same data set."""
-    signature = found.signature
-    same_file = bool(row["sha8"]) and row["sha8"] == signature.weights
-    return (same_file or row["network"] == signature.model) and _same_set(str(row.get("dataset", "")), signature.set)
-
-
-def _same_set(title: str, set_and_split: str) -> bool:
-    name = set_and_split.rpartition("-")[0]
-    if not title or not name:
-        return False
-    own = manifests.read(f"datasets/{name}").get("title", "") if manifests.exists(f"datasets/{name}") else ""
-    plain, *others = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (title, name, own))
-    return plain in others or any(word.lower() == title.lower() for word in own.split())
-
-
 def _theirs(row: dict[str, Any], beside: Sequence[Run]) -> Row:
     config = row.get("config") or re.sub(r"(_\d{8})?(-[0-9a-f]{8})?\.\w+$", "", row["file"])
     network = manifests.read("models")["networks"].get(row["network"], {})
-    protocol = _published_protocol(row, network)
+    protocol = published.protocol_of(row, network)
     reasons, run = min(
-        ((_reasons(row, protocol, run.scores), run) for run in beside), key=lambda pair: len(pair[0])
+        ((published.reasons(row, protocol, run.scores), run) for run in beside), key=lambda pair: len(pair[0])
     )  # fmt: skip
     measured = _measured(row)
     against = "" if len(beside) == 1 else f" (against {run.path})"
@@ -245,51 +201,6 @@ def _theirs(row: dict[str, Any], beside: Sequence[Run]) -> Row:
         comparable="no" if reasons else "yes",
         why=("; ".join(reasons) or "same weights, clips, resolution and protocol") + against,
     )
-
-
-def _published_protocol(row: dict[str, Any], network: dict[str, Any]) -> Protocol | None:
-    name = row.get("protocol") or network.get("protocol") or network.get("family")
-    if not name:
-        return None
-    try:
-        return protocols.get(protocols.name_for(name, row["origin"]), "accurate")
-    except UsageError:
-        return None
-
-
-def _reasons(row: dict[str, Any], protocol: Protocol | None, found: ScoreSet) -> list[str]:
-    """In words, what keeps our number and theirs from standing side by side."""
-    reasons = []
-    if not row["sha8"] or row["sha8"] != found.signature.weights:
-        reasons.append(f"other weights ({found.signature.weights or 'not known'} here)")
-    reasons += _other_clips(row, found)
-    theirs, ours = str(row.get("copy", "")), _variant(found)
-    if not theirs:
-        reasons.append("the resolution of their videos is not known")
-    elif re.findall(r"\d+", theirs) != re.findall(r"\d+", ours):
-        reasons.append(f"videos of {theirs} there, {ours or 'not known'} here")
-    mine = _protocol(found)
-    if protocol is None or mine is None:
-        reasons.append(f"how {'they' if protocol is None else 'we'} tested is not known")
-    else:
-        skipped = ("name", "mode", "version", "segments")
-        for field in fields(Protocol):
-            one, two = getattr(protocol, field.name), getattr(mine, field.name)
-            if field.name not in skipped and one != two and not (field.name == "num_clips" and protocol.segments):
-                reasons.append(f"{field.name} {one} there, {two} here")
-    if found.missing:
-        reasons.append(f"{len(found.missing)} clips are missing here")
-    return reasons
-
-
-def _other_clips(row: dict[str, Any], found: ScoreSet) -> list[str]:
-    match = copies.nearest(found)
-    program = row["origin"].partition("-")[0]
-    if match is None:
-        return [f"which clips they scored is not known; ours are {len(found.ids)}"]
-    if match.copy.name != program:
-        return [f"ours are {match}, theirs {program}'s own list"]
-    return [] if match.num_different == 0 else [f"ours are {match}"]
 
 
 def _measured(row: dict[str, Any]) -> dict[str, Any]:
@@ -322,6 +233,8 @@ def _input(clip: str, kind: str, num_segments: int | None) -> str:
 def _pretraining(file: str) -> str:
     match = re.search(r"([a-z0-9]+)[_-]pretrained", file)
     word = match[1] if match else "ig65m" if "ig65m" in file else ""
+    if manifests.exists(f"datasets/{word}"):
+        return str(manifests.read(f"datasets/{word}")["title"])
     return PRETRAINED.get(word, word or "None")
 
 

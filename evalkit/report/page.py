@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from datakit.errors import NotComparable, UsageError
-from evalkit import compare, fuse, metrics, scores
+from evalkit import compare, curve, fuse, metrics, remarks, scores
+from evalkit import groups as source_videos
 from evalkit.compare import Comparison, Difference
 from evalkit.scores import ScoreSet
 from evalkit.signature import COPY, HOW, WHAT, WITH, Signature
@@ -132,6 +133,31 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A point of a chart with its interval, in percent of the chart's width and height (from the top)."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """Top-1 against the number of views. ``lines``: name and marks; ticks: place in percent, text; ``points``: of the
+    table below the chart."""
+
+    finding: str
+    name: str
+    lines: tuple[tuple[str, tuple[Mark, ...]], ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+    points: tuple[curve.Point, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Classes:
     finding: str
     lists: tuple[tuple[str, tuple[Bar, ...]], ...]
@@ -155,12 +181,16 @@ class WorstClip:
     predicted: str
     score: float
     label_score: float
+    picture: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
+    """``pictures``: why there are none, or fewer than clips; "" where each clip has one."""
+
     finding: str
     clips: tuple[WorstClip, ...]
+    pictures: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +199,9 @@ class Group:
 
     title: str
     finding: str
+    remarks: tuple[str, ...]
     table: Table
+    views: tuple[Views, ...]
     pairs: Pairs | None
     streams: tuple[Streams, ...]
     missing: tuple[NotScored, ...]
@@ -196,6 +228,7 @@ class Scored:
     summary: dict[str, Any]
     rule: metrics.Rule
     missing: metrics.Missing
+    groups: dict[str, str] | None
 
     @property
     def top1(self) -> float | None:
@@ -204,21 +237,35 @@ class Scored:
         return share
 
 
-def gather(dirs: Sequence[str | Path], *, across_copies: bool) -> Page:
-    """Read the score sets and work out everything that the page says."""
+Pictures = Callable[[ScoreSet, Sequence[str]], Mapping[str, str]]
+Macs = Callable[[ScoreSet], float | None]
+
+
+def gather(
+    dirs: Sequence[str | Path],
+    *,
+    across_copies: bool,
+    groups: str = "auto",
+    pictures: Pictures = lambda *_: {},
+    macs: Macs = lambda _: None,
+) -> Page:
+    """Read the score sets and work out everything that the page says. ``pictures``: ``data:`` URIs of clips by id;
+    ``macs``: multiply-adds of a view."""
     if not dirs:
         raise UsageError("nothing to report on; python -m evalkit report DIR... takes the folders of scores.npz files")
-    sets = [_scored(name, scores.load(path), across_copies) for name, path in zip(names(dirs), dirs, strict=True)]
-    groups: dict[tuple[str, tuple[str, ...]], list[Scored]] = {}
+    sets = [
+        _scored(name, scores.load(path), across_copies, groups) for name, path in zip(names(dirs), dirs, strict=True)
+    ]
+    together: dict[tuple[str, tuple[str, ...]], list[Scored]] = {}
     for scored in sets:
-        groups.setdefault((scored.scores.signature.set, tuple(sorted(scored.scores.classes))), []).append(scored)
-    test_sets = dict.fromkeys(_set_name(members[0]) for members in groups.values())
-    apart = "; ".join(", ".join(scored.name for scored in members) for members in groups.values())
+        together.setdefault((scored.scores.signature.set, tuple(sorted(scored.scores.classes))), []).append(scored)
+    test_sets = dict.fromkeys(_set_name(members[0]) for members in together.values())
+    apart = "; ".join(", ".join(scored.name for scored in members) for members in together.values())
     apart = f"Of different test sets or classes, and not compared with each other: {apart}."
     return Page(
         title=f"{', '.join(test_sets)}: {_number(len(sets), 'test result')}",
-        apart=apart if len(groups) > 1 else "",
-        groups=tuple(_group(members, across_copies) for members in groups.values()),
+        apart=apart if len(together) > 1 else "",
+        groups=tuple(_group(members, across_copies, pictures, macs) for members in together.values()),
     )
 
 
@@ -249,21 +296,22 @@ def percent(share: float | None, digits: int = 2) -> str:
 # --- results ------------------------------------------------------------------------------------------------
 
 
-def _scored(name: str, score_set: ScoreSet, across_copies: bool) -> Scored:
+def _scored(name: str, score_set: ScoreSet, across_copies: bool, groups: str) -> Scored:
     what = WHAT if across_copies else (*WHAT, *COPY)
-    rule: metrics.Rule = "mmaction2" if "mean_class-mmaction2" in score_set.signature.metric else "present"
-    missing: metrics.Missing = "drop" if score_set.signature.missing == "drop" else "wrong"
+    missing, rule = metrics.rules(score_set)
+    videos = source_videos.of(score_set, groups)
     return Scored(
         name=name,
         what=tuple(getattr(score_set.signature, part) for part in what),
         scores=score_set,
-        summary=metrics.summary(score_set, missing, rule),
+        summary=metrics.summary(score_set, missing, rule, videos),
         rule=rule,
         missing=missing,
+        groups=videos,
     )
 
 
-def _group(members: list[Scored], across_copies: bool) -> Group:
+def _group(members: list[Scored], across_copies: bool, pictures: Pictures, macs: Macs) -> Group:
     best = _best(members)
     shown = best or members[0]
     compared, refused = _compared(members, across_copies)
@@ -271,15 +319,29 @@ def _group(members: list[Scored], across_copies: bool) -> Group:
     return Group(
         title=f"{_set_name(shown)}: {clips} of {classes}",
         finding=_finding(members, best, compared),
+        remarks=tuple(_remarks(members)),
         table=_table(members, best),
+        views=tuple(_views(scored, macs) for scored in members if _has_views(scored)),
         pairs=_pairs(compared, refused, best),
         streams=tuple(streams for scored in members if (streams := _streams(scored, members, compared))),
         missing=_missing(members),
         shown=shown.name,
         classes=_classes(shown),
         confusion=_confusion(shown),
-        worst=_worst(shown),
+        worst=_worst(shown, pictures),
     )
+
+
+def _remarks(members: list[Scored]) -> list[str]:
+    """Which published copy was scored, and results at chance level; what is said of several is said once."""
+    said: dict[str, list[str]] = {}
+    for scored in members:
+        for key, text in remarks.of(scored.scores).items():
+            said.setdefault(f"The clips are {text}" if key == "copy" else text, []).append(scored.name)
+    return [
+        f"{text}." if len(names) == len(members) and text.startswith("The clips") else f"{', '.join(names)}: {text}."
+        for text, names in said.items()
+    ]
 
 
 def _set_name(scored: Scored) -> str:
@@ -327,7 +389,7 @@ def _table(members: list[Scored], best: Scored | None) -> Table:
     columns = [part for part in parts if part in ALWAYS_SHOWN or len(set(values[part])) > 1]
     peers = [scored for scored in members if best and scored.what == best.what]
     marked = [scored for scored in peers if best and scored.top1 == best.top1]
-    intervals = {scored.name: _wilson(*_right_of(scored)) for scored in members if scored.top1 is not None}
+    intervals = {scored.name: _interval(scored) for scored in members if scored.top1 is not None}
     low = math.floor(10 * min((low for low, _ in intervals.values()), default=0)) / 10
     high = math.ceil(10 * max((high for _, high in intervals.values()), default=1)) / 10
 
@@ -374,6 +436,11 @@ def _value(signature: Signature, part: str) -> str:
 
 def _footnotes(members: list[Scored]) -> tuple[str, ...]:
     notes = ["± is one standard error, the whisker a 95 % interval of top-1 (Wilson); both take clips as independent."]
+    if drawn := {scored.summary["num_units"] for scored in members if scored.groups is not None}:
+        videos = " or ".join(map(str, sorted(drawn)))
+        notes = [
+            f"± is one standard error, the whisker a 95 % interval of top-1; both draw the {videos} source videos."
+        ]
     for rule in dict.fromkeys(scored.rule for scored in members):
         counts = [scored.summary for scored in members if scored.rule == rule]
         over = sorted({f"{summary['classes']} of {summary['num_classes']}" for summary in counts})
@@ -390,6 +457,14 @@ def _footnotes(members: list[Scored]) -> tuple[str, ...]:
     if num_unlabelled := max(scored.summary["unlabelled"] for scored in members):
         notes.append(f"{_number(num_unlabelled, 'clip')} without a label: in no number.")
     return tuple(notes)
+
+
+def _interval(scored: Scored) -> tuple[float, float]:
+    """95 % interval of top-1."""
+    if scored.groups is None:
+        return _wilson(*_right_of(scored))
+    low, high = metrics.intervals(scored.scores, scored.missing, scored.rule, scored.groups)["top1"]
+    return low, high
 
 
 def _right_of(scored: Scored) -> tuple[int, int]:
@@ -421,7 +496,11 @@ def _compared(members: list[Scored], across_copies: bool) -> tuple[list[Comparis
         try:
             found.append(
                 compare.compare(
-                    lower.scores, higher.scores, names=(lower.name, higher.name), across_copies=across_copies
+                    lower.scores,
+                    higher.scores,
+                    names=(lower.name, higher.name),
+                    across_copies=across_copies,
+                    groups=None if lower.groups is None or higher.groups is None else lower.groups | higher.groups,
                 )
             )
         except NotComparable as error:
@@ -469,6 +548,8 @@ def _pair(found: Comparison, low: float, high: float) -> Pair:
         )
     if found.how or found.copy:
         details.append(f"From {first} to {second}: {_changes((*found.copy, *found.how))}.")
+    if found.num_unscored:
+        details.append(f"{compare.bounds_text(found)}.")
     if found.with_:
         details.append(f"Caution, the programs differ: {_changes(found.with_)}.")
     return Pair(
@@ -595,6 +676,51 @@ def _pattern_text(pattern: tuple[bool, ...], names: list[str]) -> str:
     return f"only {' and '.join(name for name, right in zip(names, pattern, strict=True) if right)}"
 
 
+# --- what the views buy -------------------------------------------------------------------------------------
+
+
+def _has_views(scored: Scored) -> bool:
+    return scored.scores.views is not None and "protocol" in scored.scores.meta and scored.top1 is not None
+
+
+def _views(scored: Scored, macs: Macs) -> Views:
+    found = curve.of(scored.scores, macs_per_view=macs(scored.scores), groups=scored.groups)
+    most = math.log2(max(2, found.points[-1].num_views))
+    low = math.floor(20 * min(point.top1_low for point in found.points)) / 20
+    high = math.ceil(20 * max(point.top1_high for point in found.points)) / 20
+
+    def height(share: float) -> float:
+        return 100 * (high - share) / (high - low)
+
+    def mark(point: curve.Point) -> Mark:
+        views = _number(point.num_views, "view")
+        interval = f"{percent(point.top1_low, 1)} to {percent(point.top1_high, 1)}"
+        return Mark(
+            x=100 * math.log2(point.num_views) / most,
+            y=height(point.top1),
+            low=height(point.top1_low),
+            high=height(point.top1_high),
+            text=f"{views}: {percent(point.top1, 1)} % (95 % interval {interval})",
+        )
+
+    lines: dict[str, list[Mark]] = {}
+    for point in found.points:
+        name = "centre crop" if point.num_crops == 1 else f"{point.num_crops} crops"
+        lines.setdefault(name, []).append(mark(point))
+    last = found.points[-1].num_views
+    ticks = sorted({1, 2, 5, 10, 25, last} & set(range(1, last + 1)))
+    ticks = [tick for tick in ticks if tick == last or tick * 1.5 < last]
+    return Views(
+        finding=f"{scored.name}: {found.finding[0].lower()}{found.finding[1:]}",
+        name=scored.name,
+        lines=tuple((name, tuple(marks)) for name, marks in lines.items()),
+        x_ticks=tuple((100 * math.log2(tick) / most, str(tick)) for tick in ticks),
+        y_ticks=tuple((height(share), percent(share, 0)) for share in np.linspace(low, high, 3).tolist()),
+        points=found.points,
+        notes=found.notes,
+    )
+
+
 # --- class by class -----------------------------------------------------------------------------------------
 
 
@@ -647,7 +773,7 @@ def _confusion(scored: Scored) -> Confusion | None:
     return Confusion(finding=finding, classes=names, cells=cells, pairs=pairs)
 
 
-def _worst(scored: Scored) -> Worst | None:
+def _worst(scored: Scored, pictures: Pictures) -> Worst | None:
     """The wrong clips whose predicted class had the highest score. Clips without a prediction are none of them."""
     found = scored.scores
     rows = np.flatnonzero((found.labels >= 0) & (metrics.predictions(found.scores) >= 0))
@@ -663,9 +789,11 @@ def _worst(scored: Scored) -> Worst | None:
     if not len(wrong):
         return None
     surest = sorted(wrong.tolist(), key=lambda place: (-confidence[place], found.ids[rows[place]]))[:WORST_CLIPS]
+    made = pictures(found, [found.ids[rows[place]] for place in surest])
     clips = tuple(
         WorstClip(
             id=found.ids[rows[place]],
+            picture=made.get(found.ids[rows[place]], ""),
             label=found.classes[labels[place]],
             predicted=found.classes[guesses[place]],
             score=float(confidence[place]),
@@ -676,7 +804,12 @@ def _worst(scored: Scored) -> Worst | None:
     are = "is" if len(wrong) == 1 else "are"
     surest_of = f"the surest with {percent(clips[0].score, 0)}{NBSP}% for {clips[0].predicted}"
     finding = f"{thousands(len(wrong))} of {_number(len(rows), 'scored clip')} {are} wrong, {surest_of}"
-    return Worst(finding=finding, clips=clips)
+    without = ""
+    if not made:
+        without = "No pictures of them: their videos were not found; python -m evalkit report --videos DIR says where."
+    elif len(made) < len(clips):
+        without = f"No picture of {len(clips) - len(made)} of them: the video was not found or cannot be read."
+    return Worst(finding=finding, clips=clips, pictures=without)
 
 
 def thousands(count: int) -> str:
