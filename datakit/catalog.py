@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_type_hints
 
 import manifests
 
+from .annotations import SPLIT_NAMES
 from .errors import BadManifest, UsageError
 
 FRAMES_SUFFIX = "-frames"
@@ -132,6 +134,11 @@ class Split(ListFile):
     list_id: str = ""
     labelled: bool = True
 
+    def __post_init__(self) -> None:
+        known = sorted(set(SPLIT_NAMES.values()))
+        if self.name not in known:
+            raise BadManifest(f"[splits.{self.name}]: a split is one of {', '.join(known)}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -198,6 +205,13 @@ class Dataset:
         where = f"datasets/{self.name}.toml"
         if self.classes:
             self.check_classes(self.classes, where)
+        for pattern in (*self.clip_names, *self.event_names, *self.video_names):
+            try:
+                pattern.format(id="", video="", event="", start=0, end=0)
+            except (ValueError, LookupError) as error:
+                raise BadManifest(
+                    f"{where}: {pattern!r} is no name of a file made of id, video, event, start and end: {error}"
+                ) from None
         unknown = {name for pair in self.flip_labels for name in pair} - set(self.classes)
         if unknown:
             raise BadManifest(f"{where}: flip_labels names {min(unknown)!r}, which is no class")
@@ -260,22 +274,29 @@ def dataset(name: str) -> Dataset | None:
     """The data set of that name, or ``None`` when no manifest describes it (then it is somebody's own videos)."""
     if not manifests.exists(f"datasets/{name}"):
         return None
-    table = manifests.read(f"datasets/{name}")
     where = f"datasets/{name}.toml"
+    try:
+        table = manifests.read(f"datasets/{name}")
+        if isinstance(table.get("classes"), str):
+            table["classes"] = manifests.lines(f"datasets/{table['classes']}")
+    except (tomllib.TOMLDecodeError, FileNotFoundError) as error:
+        raise BadManifest(f"{where}: {error}") from None
     _check(table, Dataset, where)
     splits = [
         _tuples(Split, {**entry, "name": split}, f"{where} [splits.{split}]")
         for split, entry in table.pop("splits").items()
     ]
-    if isinstance(table.get("classes"), str):
-        table["classes"] = manifests.lines(f"datasets/{table['classes']}")
     for key, kind in (("times", ListFile), ("layout", Layout), ("rows", Rows)):
         if key in table:
             table[key] = _tuples(kind, table[key], f"{where} [{key}]")
     orders = {key: _tuple(order) for key, order in table.pop("label_orders", {}).items()}
     flips = tuple(tuple(pair) for pair in table.pop("flip_labels", []))
     table = {**table, "splits": splits, "label_orders": orders, "flip_labels": flips}
-    return Dataset(name=name, **{key: _tuple(value) for key, value in table.items()})
+    made = Dataset(name=name, **{key: _tuple(value) for key, value in table.items()})
+    unknown = {one.removesuffix(FRAMES_SUFFIX) for one in (*made.variants, *made.flow)} - set(variant_names())
+    if unknown:
+        raise BadManifest(f"{where}: no variant {min(unknown)!r}; there are: {', '.join(variant_names())}")
+    return made
 
 
 def class_list_sha256(classes: Iterable[str]) -> str:
@@ -305,7 +326,7 @@ def _tuples(kind: type, entry: dict[str, Any], where: str) -> Any:
 
 
 def _check(table: dict[str, Any], kind: type, where: str) -> None:
-    """Raise ``BadManifest`` for a key that is not known, and for one that is needed and not there."""
+    """Raise ``BadManifest`` for a key that is not known, one that is needed and not there, a value of another type."""
     needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
     lacking = [name for name in needed if name not in table and name != "name"]
     if lacking:
@@ -314,3 +335,20 @@ def _check(table: dict[str, Any], kind: type, where: str) -> None:
         manifests.check_keys(table, {one.name for one in fields(kind)} - {"name"}, where)
     except KeyError as error:
         raise BadManifest(error.args[0]) from error
+    hints = get_type_hints(kind)
+    for key, value in table.items():
+        words, fits = _AS_TOML.get(hints[key], ("", lambda value: True))
+        if not fits(value):
+            raise BadManifest(f"{where}: {key} = {value!r} should be {words}")
+
+
+_AS_TOML: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    str: ("a text", lambda value: isinstance(value, str)),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", lambda value: type(value) in (int, float)),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    tuple[str, ...]: (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    ),
+}

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import manifests
+
 from . import console, estimate
 from .annotations import ClipSpec
 from .catalog import Dataset
-from .errors import UsageError
+from .errors import BadManifest, UsageError
 from .journal import Journal, Outcome
 from .sources import Options, Order, archive, cvdf, local, youtube
 
@@ -21,6 +23,13 @@ SOURCES: dict[str, Callable[[Sequence[ClipSpec], Order], Iterator[list[Outcome]]
     "cvdf": cvdf.fetch,
     "local": local.fetch,
     "youtube": youtube.fetch,
+}
+# What [sources.NAME] of a data set's manifest must say; [sources.cvdf.replacements] may be there.
+KEYS = {
+    "archive": {"parts"},
+    "cvdf": {"lists"},
+    "local": set[str](),
+    "youtube": {"url", "unit", "margin_s", "short_side_px"},
 }
 LINE_BYTES_PER_S = 100e6 / 8  # for the estimate: a line of 100 Mbit/s
 
@@ -45,6 +54,7 @@ def with_files(
     too small, and whatever a source raises that concerns all of its clips.
     """
     names = source_names(dataset, raw, journal, options)
+    _check_tables(dataset)
     orders = [
         Order(
             name=name,
@@ -105,6 +115,22 @@ def source_names(dataset: Dataset, raw: Path | None, journal: Journal, options: 
             f"With a copy on disk type: python -m datakit prepare {dataset.name} --raw /videos --variant VARIANT"
         )
     return names
+
+
+def _check_tables(dataset: Dataset) -> None:
+    """Raise ``BadManifest`` for a source that nobody knows, or that lacks what it needs."""
+    for name, table in dataset.sources.items():
+        where = f"datasets/{dataset.name}.toml [sources.{name}]"
+        if name not in SOURCES:
+            raise BadManifest(f"{where}: no such source; there are: {', '.join(SOURCES)}")
+        if lacking := KEYS[name] - set(table):
+            raise BadManifest(f"{where}: {min(lacking)} is not there")
+        try:
+            manifests.check_keys(table, KEYS[name] | ({"replacements"} if name == "cvdf" else set()), where)
+        except KeyError as error:
+            raise BadManifest(error.args[0]) from None
+        if table.get("unit", "clip") not in youtube.UNITS:
+            raise BadManifest(f"{where}: unit is one of {', '.join(youtube.UNITS)}")
 
 
 def _from_journal(specs: Sequence[ClipSpec], order: Order) -> list[ClipSpec]:

@@ -44,6 +44,8 @@ def ordered(classes: Sequence[str], order: str, dataset: Dataset | None = None) 
     orders = dataset.label_orders if dataset else _OWN_ORDERS
     rule = orders.get(order, order if order in (OFFICIAL, "sorted") else None)
     if isinstance(rule, str):
+        if rule not in _RULES:
+            raise BadManifest(f"label_orders.{order} = {rule!r} is no rule; there are: {', '.join(_RULES)}")
         return tuple(_RULES[rule](classes))
     if rule is not None:
         return tuple(classes[place] for place in rule)

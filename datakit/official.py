@@ -31,12 +31,18 @@ def read(path: Path, dataset: Dataset, split: Split, times: Path | None = None) 
     """
     if dataset.annotation == "kinetics":
         kinetics = kinetics_json if path.suffix == ".json" else kinetics_csv
-        return kinetics(path, split.name, dataset.classes)
-    if dataset.annotation == "gym":
-        return gym(path, split.name, dataset.classes, times)
-    if dataset.annotation == "rows":
-        return rows(path, split.name, dataset)
-    raise BadManifest(f"datasets/{dataset.name}.toml: annotation = {dataset.annotation!r}; known: kinetics, gym, rows")
+        specs = kinetics(path, split.name, dataset.classes)
+    elif dataset.annotation == "gym":
+        specs = gym(path, split.name, dataset.classes, times)
+    elif dataset.annotation == "rows":
+        specs = rows(path, split.name, dataset)
+    else:
+        raise BadManifest(
+            f"datasets/{dataset.name}.toml: annotation = {dataset.annotation!r}; known: kinetics, gym, rows"
+        )
+    if not specs:
+        raise BadManifest(f"{path} lists no clip of {split.name}")
+    return specs
 
 
 def say_differences(specs: list[ClipSpec], path: Path, split: Split) -> None:

@@ -37,6 +37,7 @@ from .gate import Gate
 
 MOST_AT_ONCE = 4
 BYTES_PER_S = 150_000  # of video at 480 lines, for the estimate
+UNITS = ("clip", "event", "video")
 _SETUP = "type: pip install -U 'yt-dlp[default,deno]'"
 
 

@@ -117,7 +117,7 @@ def test_killed_at_some_renames_and_commits(tmp_path: Path, raw_and_reference) -
     raw, reference, events = raw_and_reference
     assert events > 40
     wrong = []
-    for kill_at in range(1, events + 1, 9):
+    for kill_at in range(1, events + 1, 17):
         wrong += kill_and_go_on(tmp_path, raw, reference, kill_at)
     assert not wrong
 

@@ -11,6 +11,7 @@ import pytest
 
 import manifests
 from datakit import catalog, fingerprint, official
+from datakit.__main__ import main
 from datakit.annotations import Spelling, kinetics_csv, kinetics_json
 from datakit.catalog import Dataset
 from datakit.errors import BadManifest
@@ -151,6 +152,18 @@ def test_kinetics_json_in_its_published_forms(tmp_path: Path) -> None:
             kinetics_json(path, "val", ["air drumming"])
 
 
+@pytest.mark.parametrize(("name", "file", "text"), [
+    ("k400", "val.csv", "label,youtube_id,time_start,time_end,split\n"),
+    ("k400", "val.json", '{"a": {"annotations": {"label": "yoga", "segment": [1, 2]}, "subset": "training"}}'),
+    ("jester", "jester-v1-validation.csv", "\n"),
+    ("gym99", "gym99_val_element.txt", ""),
+])  # fmt: skip
+def test_a_list_of_nothing_is_no_list(tmp_path: Path, name: str, file: str, text: str) -> None:
+    (tmp_path / file).write_text(text)
+    with pytest.raises(BadManifest, match=f"{file} lists no clip of val"):
+        official.read(tmp_path / file, the(name), the(name).split("val"))
+
+
 def test_moments_within_one_second_are_two_clips(tmp_path: Path) -> None:
     path = tmp_path / "val.csv"
     path.write_text(
@@ -280,10 +293,45 @@ def test_a_wrong_manifest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"label_orders": {"mine": [0, 1]}}, "label_orders.mine is no order of the 27 classes"),
         ({"layout": {"class_folder": False}}, r"\[layout\]: unknown key 'class_folder'; did you mean 'class_folders'"),
         ({"splits": {"val": {"rows": 3}}}, r"\[splits.val\]: files is not there"),
+        ({"splits": {"dev": {"files": []}}}, r"\[splits.dev\]: a split is one of test, train, val"),
+        ({"splits": {"val": {"files": "val.csv"}}}, r"\[splits.val\]: files = 'val.csv' should be a list of texts"),
+        ({"title": 5}, "title = 5 should be a text"),
+        ({"num_classes": "27"}, "num_classes = '27' should be a whole number"),
+        ({"clip_names": ["{name}"]}, "'{name}' is no name of a file made of id, video, event, start and end"),
     ):
         monkeypatch.setattr(manifests, "read", lambda name, change=change: {**table, **change})
         with pytest.raises(BadManifest, match=message):
             catalog.dataset("jester")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("title = ", "title "), "line 1"),
+        (('"mine.txt"', '"nothing.txt"'), "nothing.txt"),
+        (("256p", "255p"), "no variant '255p'; there are: 256p, "),
+        (('torchvision = "folders"', 'torchvision = "folder"'), "'folder' is no rule; there are: official, sorted"),
+        (("[sources.youtube]", "[sources.ftp]"), r"\[sources.ftp\]: no such source; there are: archive, cvdf"),
+        (("margin_s = 2.0", ""), r"\[sources.youtube\]: margin_s is not there"),
+        (('unit = "event"', 'unit = "events"'), "unit is one of clip, event, video"),
+    ],
+)
+def test_a_wrong_manifest_of_ones_own_is_refused_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
+) -> None:
+    (tmp_path / "datasets").mkdir()
+    ours = manifests.ROOT / "datasets" / "gym99.toml"
+    text = "\n".join(
+        line for line in ours.read_text().replace("gym99.classes.txt", "mine.txt").splitlines() if line[:1] != "#"
+    )
+    (tmp_path / "datasets" / "mine.toml").write_text(text.lstrip().replace(*change))
+    (tmp_path / "datasets" / "mine.txt").write_text((ours.parent / "gym99.classes.txt").read_text())
+    (tmp_path / "gym99_val_element.txt").write_text("0LtLS9wROrk_E_002407_002435_A_0003_0005 78\n")
+    (tmp_path / "finegym_annotation_info_v1.1.json").write_text("{}")
+    monkeypatch.setenv("MANIFESTS", str(tmp_path))
+    words = ["prepare", "mine", "--variant", "256p", "--split", "val", "--label-order", "torchvision"]
+    with pytest.raises(BadManifest, match=message):
+        main([*words, "--raw", str(tmp_path), "--data-root", str(tmp_path / "data")])
 
 
 def test_list_ids_do_not_depend_on_the_file(unpacked: Unpack) -> None:
