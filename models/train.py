@@ -1,6 +1,8 @@
 """Train a network on a prepared set.
 
     python -m models.train slowonly_tiny --data data/NAME/VARIANT --out runs/first
+    python -m models.train slowonly_tiny --data data/OTHER/VARIANT --out runs/second --weights runs/first/ckpt.pth
+    torchrun --nproc-per-node 8 -m models.train slowonly_r50_4x16 --data data/NAME/VARIANT --out runs/third --dtype bf16
 
 Killed or stopped, the same command goes on; a finished run says so. OUT gets last.pth, best.pth, ckpt.pth, log.jsonl.
 """
@@ -11,8 +13,11 @@ import argparse
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
     from datakit.manifest import Clip, Manifest
 
+    from .training.loop import Step
     from .training.recipe import Recipe
     from .zoo import Recognizer
 
@@ -36,17 +42,41 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("network", metavar="NAME", help="a network by name, for instance slowonly_tiny")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a prepared variant: data/NAME/VARIANT")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where checkpoints and log go")
-    parser.add_argument("--recipe", help="a row of manifests/recipes.toml (default: the network's own)")
-    parser.add_argument("--epochs", type=positive, help="instead of the recipe's")
-    parser.add_argument("--batch", type=positive, help="clips a step; the recipe's rate is scaled to it")
-    parser.add_argument("--lr", type=float, help="learning rate at this batch, instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="weights, order and crops follow from it (default 0)")
-    parser.add_argument("--deterministic", action="store_true", help="only operations that give the same every time")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read ahead (default 2)")
-    parser.add_argument("--time-limit", type=float, metavar="MIN", help="stop after the epoch that ends before it")
-    parser.add_argument("--cache-gb", type=float, default=2.0, help="memory for the frames of small sets (default 2)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    how = parser.add_argument_group("recipe")
+    how.add_argument("--recipe", help="a row of manifests/recipes.toml (default: the network's own)")
+    how.add_argument("--epochs", type=positive, help="instead of the recipe's")
+    how.add_argument("--batch", type=positive, help="clips a step and process; the recipe's rate is scaled to it")
+    how.add_argument("--lr", type=float, help="learning rate at this batch (of all processes), instead of the recipe's")
+    how.add_argument("--clip-grad", type=float, metavar="NORM", help="scale gradients down to this norm")
+    how.add_argument("--ema", type=float, metavar="DECAY", help="validate and keep a running average, such as 0.999")
+    how.add_argument(
+        "--precise-bn", type=int, metavar="N", help="batch norm's statistics over N batches, before validation"
+    )
+    how.add_argument("--multigrid", choices=("none", "short", "long", "both"), help="many small clips first")
+    how.add_argument("--validate-every", type=positive, metavar="EPOCHS")
+    how.add_argument("--seed", type=int, default=0, help="weights, order and crops follow from it (default 0)")
+    start = parser.add_argument_group("finetune")
+    start.add_argument("--weights", type=Path, metavar="FILE", help="start from these, with a new head")
+    start.add_argument("--name", metavar="MODEL", help="which network --weights is, for a file that does not say")
+    start.add_argument("--trust-checkpoint", action="store_true", help="let a pickled --weights run its code")
+    start.add_argument(
+        "--freeze",
+        type=stages,
+        metavar="STAGES",
+        help="0: the stem stays as it is, 1: res2 too, ...; all: all but the head",
+    )
+    start.add_argument("--freeze-bn", action="store_true", help="batch norms stay as they are")
+    work = parser.add_argument_group("machine")
+    work.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    work.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network's arithmetic")
+    work.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    work.add_argument("--accumulate", type=positive, default=1, metavar="N", help="cut each batch into N parts")
+    work.add_argument("--sync-bn", action="store_true", help="batch norm over the batches of all processes (GPUs only)")
+    work.add_argument("--deterministic", action="store_true", help="only operations that give the same every time")
+    work.add_argument("--workers", type=int, default=2, help="threads that read ahead (default 2)")
+    work.add_argument("--time-limit", type=float, metavar="MIN", help="stop after the epoch that ends before it")
+    work.add_argument("--cache-gb", type=float, default=2.0, help="memory for the frames of small sets (default 2)")
     return parser
 
 
@@ -57,6 +87,12 @@ def positive(text: str) -> int:
     return value
 
 
+def stages(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError("0, 1, 2, ... or all")
+    return text if text == "all" else int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     began = time.monotonic()
@@ -65,49 +101,150 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from datakit import manifest
 
-    from . import zoo
-    from .training import loop, recipe
+    from . import checkpoints, zoo
+    from .training import finetune, loop, multigrid, recipe
     from .training.data import TrainingClips
 
-    how = recipe.get(args.recipe or zoo.recipe_name(args.network), epochs=args.epochs, batch=args.batch, lr=args.lr)
-    data = manifest.read(args.data)
-    clips = usable(data.split("train"), args.data)
-    device = torch.device(choose_device(args.device))
-    torch.use_deterministic_algorithms(args.deterministic)
-    torch.manual_seed(args.seed)
-    net = zoo.create(args.network, num_classes=len(data.classes), classes=data.classes)
+    with processes(args.device) as (rank, num_ranks, device):
+        how = recipe.get(
+            args.recipe or zoo.recipe_name(args.network),
+            processes=num_ranks,
+            epochs=args.epochs,
+            batch=args.batch,
+            lr=args.lr,
+            clip_grad_norm=args.clip_grad,
+            ema_decay=args.ema,
+            precise_bn_batches=args.precise_bn,
+            multigrid=args.multigrid,
+            validate_every=args.validate_every,
+        )
+        data = manifest.read(args.data)
+        clips = usable(data.split("train"), args.data)
+        be_repeatable(device, wanted=args.deterministic)
+        torch.manual_seed(args.seed)
+        net = zoo.create(args.network, num_classes=len(data.classes), classes=data.classes)
+        if args.weights:
+            finetune.start_from(net, args.weights, name=args.name, trust=args.trust_checkpoint)
+        finetune.freeze(net, stages=args.freeze, batch_norm=args.freeze_bn)
+        cycle = multigrid.cycle(how, net.spec)
+        arguments = {
+            "network": args.network,
+            **json.loads(json.dumps(asdict(how))),
+            "seed": args.seed,
+            "deterministic": args.deterministic,
+            "processes": num_ranks,
+            "dtype": args.dtype,
+            "accumulate": args.accumulate,
+            "weights": checkpoints.sha8(args.weights) if args.weights else "",
+            "freeze": args.freeze,
+            "freeze_bn": args.freeze_bn,
+            "sync_bn": args.sync_bn,
+            "clips": data.list_id(clips),
+            "media": data.media_id(clips),
+        }
+        frames = TrainingClips(clips, net.spec, how, seed=args.seed, cache_bytes=args.cache_gb * 1e9 / num_ranks)
+        done = loop.saved_state(args.out)
+        steps = loop.train(
+            net,
+            frames,
+            how,
+            out=args.out,
+            arguments=arguments,
+            device=device,
+            num_workers=args.workers,
+            validate=validation(data, net, device),
+            deadline=began + args.time_limit * 60 if args.time_limit else math.inf,
+            precision=args.dtype,
+            accumulate=args.accumulate,
+            compiled=args.compile,
+            sync_bn=args.sync_bn,
+        )
+        if rank:  # the first one speaks for all
+            deque(steps, maxlen=0)
+            return 0
+        say(args.network, how, cycle.recipe, num_ranks, len(clips))
+        left = sum(cycle.num_steps(epoch, len(frames)) for epoch in range(done.epochs, cycle.recipe.epochs))
+        speed = Speed()
+        took = False
+        for step in console.progress(steps, total=left, what="train", note=speed.note):
+            speed.took(step)
+            took = True
+        return report(args.out, cycle.recipe, new=took, as_json=args.json, seconds=time.monotonic() - began)
+
+
+@contextmanager
+def processes(asked: str) -> Iterator[tuple[int, int, torch.device]]:
+    """(number of this process, how many there are, its device). Under torchrun they find each other first."""
+    import torch
+    from torch import distributed
+
+    kind = choose_device(asked)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield 0, 1, torch.device(kind)
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if distributed.get_rank():
+            logging.getLogger().setLevel(logging.WARNING)
+        yield distributed.get_rank(), distributed.get_world_size(), device
+    finally:
+        distributed.destroy_process_group()
+
+
+def be_repeatable(device: torch.device, *, wanted: bool) -> None:
+    """On a GPU a few backward passes (max pooling in 3D) have no repeatable form; torch warns where it meets one."""
+    import torch
+
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=device.type == "cuda")
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def say(network: str, how: Recipe, stretched: Recipe, num_ranks: int, num_clips: int) -> None:
+    """What will be done, and what the recipe is known to reach."""
+    from .training import recipe
+
     log.info(
-        "%s on %d clips, recipe %s: %d epochs, batch %d, learning rate %g (%g at a batch of %d)",
-        *(args.network, len(clips), how.name, how.epochs, how.batch, how.scaled_lr, how.lr, how.lr_batch),
+        "%s on %d clips, recipe %s: %d epochs, %d process%s x batch %d = %d, learning rate %g (%g at a batch of %d)",
+        *(network, num_clips, how.name, stretched.epochs, num_ranks, "es" if num_ranks > 1 else ""),
+        *(how.batch // num_ranks, how.batch, how.scaled_lr, how.lr, how.lr_batch),
     )
-    arguments = {
-        "network": args.network,
-        **json.loads(json.dumps(asdict(how))),
-        "seed": args.seed,
-        "deterministic": args.deterministic,
-        "clips": data.list_id(clips),
-        "media": data.media_id(clips),
-    }
-    frames = TrainingClips(clips, net.spec, how, seed=args.seed, cache_bytes=args.cache_gb * 1e9)
-    steps = loop.train(
-        net,
-        frames,
-        how,
-        out=args.out,
-        arguments=arguments,
-        device=device,
-        num_workers=args.workers,
-        validate=validation(data, net, device),
-        deadline=began + args.time_limit * 60 if args.time_limit else math.inf,
-    )
-    latest: list[loop.Step] = []
+    row = recipe.rows()[how.name]
+    if "weights" in row:
+        log.info("the recipe starts from %s weights (--weights FILE)", row["weights"])
+    for result in row.get("published", ()):
+        if result["network"] == network:
+            log.info("published with it: top-1 %s on %s (%s)", result["top1"], result["set"], row["source"])
 
-    def note() -> str:
-        return f"epoch {latest[0].epoch + 1}, loss {latest[0].loss:.3f}, learning rate {latest[0].lr:.4g}"
 
-    for step in console.progress(steps, total=how.epochs * frames.num_steps, what="train", note=note):
-        latest[:] = [step]
-    return report(args.out, how, new=bool(latest), as_json=args.json, seconds=time.monotonic() - began)
+class Speed:
+    """Clips a second and the share of time spent waiting for data, over the last ten steps or so."""
+
+    def __init__(self) -> None:
+        self.last: Step | None = None
+        self.at = time.monotonic()
+        self.clips_per_s = self.waiting = 0.0
+
+    def took(self, step: Step) -> None:
+        now = time.monotonic()
+        seconds = max(now - self.at, 1e-6)
+        new = 1.0 if self.last is None else 0.1
+        self.clips_per_s += new * (step.clips / seconds - self.clips_per_s)
+        self.waiting += new * (min(step.waited_s / seconds, 1.0) - self.waiting)
+        self.last, self.at = step, now
+
+    def note(self) -> str:
+        if self.last is None:
+            return ""
+        return (
+            f"epoch {self.last.epoch + 1}, loss {self.last.loss:.3f}, learning rate {self.last.lr:.4g}, "
+            f"{self.clips_per_s:.1f} clips/s, {self.waiting:.0%} waiting for data"
+        )
 
 
 def usable(clips: Iterable[Clip], folder: Path) -> list[Clip]:
@@ -133,8 +270,15 @@ def choose_device(asked: str) -> str:
 def validation(
     data: Manifest, net: Recognizer, device: torch.device
 ) -> Callable[[Recognizer], Mapping[str, float]] | None:
-    """Top-1 on the val split, as the efficient mode of the network's protocol has it; clips not scored are wrong."""
+    """Top-1 on the val split, as the efficient mode of the network's protocol has it; clips not scored are wrong.
+
+    Each process scores its part of the clips; all get the same numbers.
+    """
+    import torch
+
     from evalkit import infer, protocols
+
+    from .training.loop import place, summed
 
     clips = [clip for clip in data.clips if clip.split == "val" and clip.label_index >= 0]
     if not clips:
@@ -142,13 +286,14 @@ def validation(
         return None
     protocol = protocols.for_network(net.spec, "efficient")
 
+    rank, num_ranks = place()
+
     def validate(net: Recognizer) -> Mapping[str, float]:
-        outcomes = list(infer.score(clips, net, protocol, device=device))
-        scored = [outcome for outcome in outcomes if outcome.scores is not None]
-        right = sum(
-            int(outcome.scores.argmax()) == outcome.label_index for outcome in scored if outcome.scores is not None
-        )
-        return {"top1": right / len(clips), "scored": len(scored), "requested": len(clips)}
+        outcomes = list(infer.score(clips[rank::num_ranks], net, protocol, device=device))
+        scored = [(outcome.scores, outcome.label_index) for outcome in outcomes if outcome.scores is not None]
+        right = sum(int(scores.argmax()) == label for scores, label in scored)
+        all_right, all_scored = summed(torch.tensor([right, len(scored)]), device).tolist()
+        return {"top1": all_right / len(clips), "scored": all_scored, "requested": len(clips)}
 
     return validate
 

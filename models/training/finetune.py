@@ -13,19 +13,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from datakit.errors import CheckpointError, UsageError
 
 from .. import checkpoints
+from ..checkpoints import imagenet
 from ..zoo import Recognizer
 from .recipe import Recipe
 
+IMAGE_STEMS = ("conv1.weight", "features.0.0.weight")  # of torchvision's ResNet and MobileNetV2
 HEADS = re.compile(r"^(head|aux_head)\.")
-# A 2D ResNet's keys in torchvision's words -> ours; the stage's number is one higher here.
-IMAGE_KEYS = (
-    (r"^conv1\.", "stem.conv."),
-    (r"^bn1\.", "stem.bn."),
-    (r"\.conv(\d)\.", r".conv\1.conv."),
-    (r"\.bn(\d)\.", r".conv\1.bn."),
-    (r"\.downsample\.0\.", ".shortcut.conv."),
-    (r"\.downsample\.1\.", ".shortcut.bn."),
-)
 STAGE_NAMES = (("res", 1), ("layer", 0))  # the first stage is res2, torchvision's layer1
 
 
@@ -34,30 +27,18 @@ def start_from(net: Recognizer, path: Path, *, name: str | None = None, trust: b
 
     Any file that ``models.load`` reads (``name``, ``trust``: as there) and that is the same network up to its classes;
     a stem for other channels gets the mean over those that are there (Wang et al., "Temporal Segment Networks" (2016),
-    section 3.2). Also a 2D ResNet's file as torchvision has it ("imagenet" in recipes.toml): its kernels are repeated
-    along time and divided by how often (Carreira and Zisserman, "Quo Vadis, Action Recognition?" (2017), section 2.4).
+    section 3.2). Also the file of a 2D network trained on pictures ("imagenet" in recipes.toml): see
+    ``checkpoints.imagenet``.
     Raises ``CheckpointError`` naming what does not fit.
     """
-    own = net.body.state_dict()
-    wanted = [key for key in own if not HEADS.match(key) and not key.endswith("num_batches_tracked")]
     flat = checkpoints.files.read(path, trust=trust).state
-    if flat.get("conv1.weight", flat.get("bn1.weight", Tensor())).dim() == 4:
-        given: Mapping[str, Tensor] = image_weights(flat)
-        wanted = [key for key in wanted if not key.startswith("non_local.")]  # pictures have no such blocks
-    else:
-        given = checkpoints.load(path, name, trust=trust).body.state_dict()
+    if any(flat[key].dim() == 4 for key in IMAGE_STEMS if key in flat):
+        imagenet.inflate(net.body, path, trust=trust)
+        return
+    own = net.body.state_dict()
+    given = checkpoints.load(path, name, trust=trust).body.state_dict()
+    wanted = [key for key in own if not HEADS.match(key) and not key.endswith("num_batches_tracked")]
     net.body.load_state_dict({key: fitted(path, key, given, own[key]) for key in wanted}, strict=False)
-
-
-def image_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A 2D ResNet's weights under the keys of ``nets.resnet3d.Trunk``."""
-    renamed = {}
-    for key, value in state.items():
-        key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
-        for pattern, ours in IMAGE_KEYS:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    return renamed
 
 
 def fitted(path: Path, key: str, given: Mapping[str, Tensor], own: Tensor) -> Tensor:
@@ -65,8 +46,6 @@ def fitted(path: Path, key: str, given: Mapping[str, Tensor], own: Tensor) -> Te
     if key not in given:
         raise CheckpointError(f"{path}: has no {key}: it is another network. Train the one that the file holds")
     value = given[key].to(own.dtype)
-    if value.dim() == 4 and own.dim() == 5:
-        value = value.unsqueeze(2).expand(-1, -1, own.shape[2], -1, -1) / own.shape[2]
     stem = value.dim() == own.dim() == 5 and key.split(".")[-3:-2] == ["stem"]
     if stem and value.shape[1] != own.shape[1] and value.shape[2:] == own.shape[2:]:
         value = value.mean(dim=1, keepdim=True).expand(-1, own.shape[1], -1, -1, -1)
