@@ -1,17 +1,22 @@
-"""Training clips: which frames, which crop, from a file or from memory. Everything random follows from three numbers.
+"""Training clips: which frames, from a file or from memory. Everything random follows from three numbers.
 
 A draw depends on (seed, epoch, place of the clip in the list) alone, so it does not matter which thread makes it, in
 which order, or whether the run was interrupted in between.
+
+    order of the epoch -> batches of places -> read the frames (each video once) -> crop, flip, augment -> mix the batch
+
+Videos are read by their keyframes where the manifest counted the frames; folders of JPEG files and flow likewise.
 
 Shapes: N clips, C channels, T frames that the network's input is made of, H x W.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import typing
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +28,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from datakit import reader
-from datakit.errors import ItemError, Unreadable
+from datakit.errors import ItemError, Unreadable, UsageError
 
+from . import augment
+from .augment import mirrored, recoloured, resized
 from .multigrid import Grid
 from .recipe import Recipe
 
-Box = tuple[int, int, int, int]  # top, left, height, width
-CROP_TRIES = 10
-MID_GREY = 128.0
 BATCHES_AHEAD = 3
+REPLACEMENTS = 10  # clips that are tried in the place of one that cannot be read
 
 
 class Clip(typing.Protocol):
@@ -61,25 +66,52 @@ class Spec(typing.Protocol):
     @property
     def frame_offsets(self) -> tuple[int, ...]: ...
     @property
+    def num_segments(self) -> int | None: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def input(self) -> str: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
     def train_crop_px(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """``x`` uint8 [N, C, T, H, W], ``labels`` int64 [N]; ``failed``: (id, reason) of what could not be read."""
+    """``x`` uint8 [N, C, T, H, W], ``labels`` int64 [N]; ``failed``: (id, reason) of what could not be read.
+
+    Of a mixed batch ``labels`` are shares, float [N, classes]. ``outputs``: int64 [N, 2], first and end of the outputs
+    that belong to each clip's data set, where several are trained together.
+    """
 
     x: Tensor
     labels: Tensor
     failed: tuple[tuple[str, str], ...]
+    outputs: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
-    """``x`` uint8 [C, T, H, W], or ``None`` and the ``reason``."""
+    """``x`` uint8 [C, T, H, W], or ``None`` when no clip could be read; ``source``: the data set it is of."""
 
-    clip: Clip
     x: Tensor | None
-    reason: str = ""
+    label: int
+    source: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """Another data set to train on, with outputs of its own: ``ratio`` of its clips for each clip of the first one.
+
+    ``flip_labels``: label -> label of the mirrored clip, where that is another.
+    """
+
+    clips: Sequence[Clip]
+    num_classes: int
+    ratio: float = 1.0
+    flip_labels: Mapping[int, int] | None = None
 
 
 def order(num_clips: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -87,78 +119,115 @@ def order(num_clips: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(num_clips)
 
 
-def train_indices(num_frames: int, spec: Spec, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Frame indices of one clip, int64 [clip_len * len(frame_offsets)].
+def train_indices(
+    num_frames: int, spec: Spec, random: np.random.Generator, grid: Grid | None = None
+) -> npt.NDArray[np.int64]:
+    """Frame indices of one clip, int64 [segments * clip_len * len(frame_offsets)].
 
-    The clip starts anywhere that it fits; in a shorter video it starts at 0 and the video is looped
-    (mmaction2 mmaction/datasets/transforms/loading.py:230, SampleFrames). What a frame is compared with (rgb-diff)
-    is not looped: the last frame stands for its successor.
+    One clip of a 3D network, one of each segment of a 2D network. A clip starts anywhere that it fits, of several each
+    in its own part of the video; where there is no room they spread from 0, and a video too short is looped:
+
+    10 frames, 3 segments of 1   000111222.     5 frames, 8 segments   0112234 (equally spread, rounded)
+
+    mmaction2 mmaction/datasets/transforms/loading.py:230, SampleFrames. What a frame is compared with (rgb-diff) is not
+    looped: the last frame stands for its successor. ``grid``: fewer frames, drawn further apart (multigrid).
     """
-    span = spec.clip_len * spec.frame_interval
-    start = int(random.integers(num_frames - span + 1)) if num_frames >= span else 0
-    first = (start + np.arange(spec.clip_len) * spec.frame_interval) % num_frames
+    clip_len, interval = spec.clip_len, spec.frame_interval
+    if grid is not None and spec.num_segments is None:
+        clip_len = grid.clip_len
+        if grid.max_interval > interval:
+            interval = int(random.integers(interval, grid.max_interval + 1))
+    starts = clip_starts(num_frames, clip_len * interval, spec.num_segments or 1, random)
+    first = (starts[:, None] + np.arange(clip_len) * interval).reshape(-1) % num_frames
     indices: npt.NDArray[np.int64] = np.minimum(first[:, None] + np.asarray(spec.frame_offsets), num_frames - 1)
     return indices.reshape(-1)
 
 
-def crop_box(height: int, width: int, recipe: Recipe, random: np.random.Generator) -> Box:
-    """A box of random area and aspect ratio; the largest centred square when none of ten fits.
-
-    Szegedy et al., "Going Deeper with Convolutions" (2014), section 6; mmaction2 processing.py, RandomResizedCrop.
-    """
-    narrow, wide = (math.log(limit) for limit in recipe.crop_aspect)
-    for _ in range(CROP_TRIES):
-        area = height * width * random.uniform(*recipe.crop_area)
-        aspect = math.exp(random.uniform(narrow, wide))
-        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-        if 0 < h <= height and 0 < w <= width:
-            return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+def clip_starts(num_frames: int, span: int, num_clips: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """int64 [num_clips], see ``train_indices``."""
+    room = num_frames - span + 1
+    part = room // num_clips
+    if part > 0:
+        parts = np.arange(num_clips, dtype=np.int64) * part
+        # A clip alone may start anywhere; the same draw as before there were segments
+        return parts + np.asarray([random.integers(part) for _ in range(num_clips)], dtype=np.int64)
+    if num_frames > max(num_clips, span):
+        return np.sort(np.asarray([random.integers(room) for _ in range(num_clips)], dtype=np.int64))
+    if part == 0:
+        return np.around(np.arange(num_clips) * (room / num_clips)).astype(np.int64)
+    return np.zeros(num_clips, np.int64)
 
 
 def short_side(height: int, width: int, px: int) -> tuple[int, int]:
-    """(height, width) with the short side at ``px``, aspect kept."""
+    """(height, width) with the short side at ``px``, aspect kept; 0 keeps the size."""
+    if not px:
+        return height, width
     scale = px / min(height, width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
-def resized(x: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [n, C, H, W] -> uint8 [n, C, height, width], bilinear without low-pass filter: what testing does too."""
-    if x.shape[2:] == (height, width):
-        return x
-    smooth = functional.interpolate(x.float(), (height, width), mode="bilinear", align_corners=False)
-    return smooth.round_().to(torch.uint8)
-
-
-def recoloured(x: Tensor, mix: float, random: np.random.Generator) -> Tensor:
-    """uint8 [T, 3, H, W] with its colours turned about mid-grey: (1 - mix) as they are, mix as a random rotation or
-    reflection of the colour space has them; the same for all frames."""
-    rotation, _ = np.linalg.qr(random.normal(size=(3, 3)))
-    matrix = torch.from_numpy((1 - mix) * np.eye(3) + mix * rotation).float()
-    turned = torch.einsum("dc,tchw->tdhw", matrix, x.float() - MID_GREY) + MID_GREY
-    return turned.round_().clamp_(0, 255).to(torch.uint8)
-
-
 class TrainingClips:
-    """Clips to train on, with a label each; the frames of small sets are kept in memory after their first reading."""
+    """Clips to train on, with a label each; the frames of small sets are kept in memory after their first reading.
 
-    def __init__(self, clips: Sequence[Clip], spec: Spec, recipe: Recipe, *, seed: int, cache_bytes: float) -> None:
-        self._clips = clips
+    ``flip_labels``: label -> label of the mirrored clip, where that is another. ``others``: more data sets, each with
+    outputs of its own behind those of the first. Raises ``UsageError`` where classes or mixing do not fit.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        spec: Spec,
+        recipe: Recipe,
+        *,
+        seed: int,
+        cache_bytes: float,
+        flip_labels: Mapping[int, int] | None = None,
+        others: Sequence[Source] = (),
+    ) -> None:
+        own = spec.num_classes - sum(source.num_classes for source in others)
+        self._sources = [Source(clips=clips, num_classes=own, flip_labels=flip_labels), *others]
+        if own < 1:
+            raise UsageError(f"the network has {spec.num_classes} outputs, the data sets need more")
+        if others and (recipe.mixup_alpha or recipe.cutmix_alpha):
+            raise UsageError("clips of different data sets have no labels in common: no mixup or cutmix with them")
+        self._clips = [(clip, number) for number, source in enumerate(self._sources) for clip in source.clips]
         self._spec = spec
         self._recipe = recipe
         self._seed = seed
-        self._cache = memory_needed(clips, recipe.short_side_px) <= cache_bytes
+        self._cache = memory_needed([clip for clip, _ in self._clips], recipe.short_side_px) <= cache_bytes
         self._frames: dict[int, Tensor] = {}
 
     @property
     def num_steps(self) -> int:
         """Batches an epoch."""
-        return math.ceil(len(self._clips) / self._recipe.batch)
+        return math.ceil(len(self) / self._recipe.batch)
 
     def __len__(self) -> int:
         """Clips an epoch."""
-        return len(self._clips)
+        return sum(self._share(source) for source in self._sources) * self._recipe.repeats
+
+    def _share(self, source: Source) -> int:
+        """Videos of a source an epoch."""
+        first = self._sources[0]
+        return len(source.clips) if source is first else round(source.ratio * len(first.clips))
+
+    def _places(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The videos of an epoch in order. Of another source each epoch takes the next ones of its own order."""
+        seed = self._seed
+        places, first = order(len(self._sources[0].clips), seed=seed, epoch=epoch), len(self._sources[0].clips)
+        if len(self._sources) == 1:
+            return places
+        parts = [places]
+        for number, source in enumerate(self._sources[1:], start=1):
+            count, length = self._share(source), len(source.clips)
+            wanted = np.arange(epoch * count, (epoch + 1) * count)
+            passes = {one: np.random.default_rng((seed, one, number, 1)).permutation(length)
+                      for one in np.unique(wanted // length).tolist()}  # fmt: skip
+            taken = [passes[int(at) // length][int(at) % length] for at in wanted]
+            parts.append(first + np.asarray(taken, dtype=np.int64))
+            first += length
+        together = np.concatenate(parts)
+        return together[np.random.default_rng((seed, epoch, 2)).permutation(len(together))]
 
     def batches(
         self,
@@ -173,81 +242,151 @@ class TrainingClips:
 
         ``grids``: the batches' shapes instead (``multigrid``), which say how many clips the epoch takes. Of each batch
         this is the part of process ``rank``: every ``num_ranks``-th clip.
-        A clip that cannot be read is missing from its batch and named in ``failed``; nothing takes its place.
+        In the place of a clip that cannot be read comes another one, drawn like everything else; the first is named in
+        ``failed``. When ``REPLACEMENTS`` cannot be read either, the batch is smaller.
         """
-        places = order(len(self._clips), seed=self._seed, epoch=epoch)
+        repeats = self._recipe.repeats
+        entries = [(int(place), number) for place in self._places(epoch) for number in range(repeats)]
         if grids is None:
-            shares = np.array_split(places, self.num_steps)
+            sizes = [len(part) for part in np.array_split(np.empty(len(entries)), self.num_steps)]
         else:
-            shares = np.split(places, np.cumsum([grid.num_clips for grid in grids]))[: len(grids)]
-        shares = [share[rank::num_ranks] for share in shares]
+            sizes = [grid.num_clips for grid in grids]
+        ends = list(itertools.accumulate(sizes))
+        shares = [entries[end - size : end][rank::num_ranks] for end, size in zip(ends, sizes, strict=True)]
         shapes: Sequence[Grid | None] = grids if grids is not None else [None] * len(shares)
         if num_workers == 0:
-            for share, grid in zip(shares, shapes, strict=True):
-                yield self._batch([self._sample(int(place), epoch, grid) for place in share])
+            for number, (share, grid) in enumerate(zip(shares, shapes, strict=True)):
+                read = [self._samples(place, draws, epoch, grid) for place, draws in by_video(share)]
+                yield self._batch(read, (epoch, number, rank))
             return
         pool = ThreadPoolExecutor(num_workers, thread_name_prefix="read")
-        waiting: deque[list[Future[Sample]]] = deque()
+        waiting: deque[tuple[int, list[Future[list[Sample]]]]] = deque()
+
+        def next_batch() -> Batch:
+            number, futures = waiting.popleft()
+            return self._batch([future.result() for future in futures], (epoch, number, rank))
+
         try:
             for number, (share, grid) in enumerate(zip(shares, shapes, strict=True)):
-                waiting.append([pool.submit(self._sample, int(place), epoch, grid) for place in share])
+                tasks = [pool.submit(self._samples, place, draws, epoch, grid) for place, draws in by_video(share)]
+                waiting.append((number, tasks))
                 if number >= BATCHES_AHEAD:
-                    yield self._batch([future.result() for future in waiting.popleft()])
+                    yield next_batch()
             while waiting:
-                yield self._batch([future.result() for future in waiting.popleft()])
+                yield next_batch()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    @staticmethod
-    def _batch(samples: Sequence[Sample]) -> Batch:
-        read = [(sample.clip, sample.x) for sample in samples if sample.x is not None]
-        return Batch(
-            x=torch.stack([x for _, x in read]) if read else torch.empty(0, dtype=torch.uint8),
-            labels=torch.tensor([clip.label_index for clip, _ in read], dtype=torch.int64),
-            failed=tuple((sample.clip.id, sample.reason) for sample in samples if sample.x is None),
-        )
+    def _batch(self, samples: Sequence[Sequence[Sample]], at: tuple[int, int, int]) -> Batch:
+        """``at``: (epoch, number of the batch, rank), from which the draws of mixing follow."""
+        flat = [sample for some in samples for sample in some]
+        read = [(sample, sample.x) for sample in flat if sample.x is not None]
+        x = torch.stack([x for _, x in read]) if read else torch.empty(0, dtype=torch.uint8)
+        first = list(itertools.accumulate((source.num_classes for source in self._sources), initial=0))
+        labels = torch.tensor([first[sample.source] + sample.label for sample, _ in read], dtype=torch.int64)
+        if read and (self._recipe.mixup_alpha or self._recipe.cutmix_alpha):
+            random = np.random.default_rng((self._seed, *at, 3))
+            x, labels = augment.mixed(x, labels, self._spec.num_classes, self._recipe, random)
+        outputs = None
+        if len(self._sources) > 1:
+            outputs = torch.tensor([first[sample.source : sample.source + 2] for sample, _ in read], dtype=torch.int64)
+        failed = tuple(failure for sample in flat for failure in sample.failed)
+        return Batch(x=x, labels=labels, failed=failed, outputs=outputs)
 
-    def _sample(self, place: int, epoch: int, grid: Grid | None = None) -> Sample:
-        clip = self._clips[place]
-        random = np.random.default_rng((self._seed, epoch, place))
-        try:
-            frames = self._cached_frames(place) if self._cache else self._drawn_frames(clip, random)
-        except (ItemError, IndexError, OSError) as error:
-            return Sample(clip=clip, x=None, reason=str(error))
-        if self._cache:
-            frames = frames[train_indices(len(frames), self._spec, random)]
-        top, left, height, width = crop_box(frames.shape[2], frames.shape[3], self._recipe, random)
-        side = self._spec.train_crop_px
+    def _samples(self, place: int, draws: Sequence[int], epoch: int, grid: Grid | None) -> list[Sample]:
+        """One clip for each of ``draws`` (0, 1, ... with repeats) from one reading of a video."""
+        randoms = [np.random.default_rng((self._seed, epoch, place, draw)[: 4 if draw else 3]) for draw in draws]
+        failed: list[tuple[str, str]] = []
+        for _ in range(1 + REPLACEMENTS):
+            clip, source = self._clips[place]
+            try:
+                drawn = self._drawn_frames(place, randoms, grid)
+            except (ItemError, IndexError, OSError) as error:
+                failed.append((clip.id, str(error)))
+                place = int(randoms[0].integers(len(self._clips)))
+                continue
+            samples = []
+            for frames, random in zip(drawn, randoms, strict=True):
+                x, flipped = self._augmented(frames, random, grid)
+                flips = self._sources[source].flip_labels or {}
+                label = flips.get(clip.label_index, clip.label_index) if flipped else clip.label_index
+                samples.append(Sample(x=x, label=label, source=source, failed=tuple(failed)))
+                failed = []
+            return samples
+        return [Sample(x=None, label=-1, failed=tuple(failed))]
+
+    def _augmented(self, frames: Tensor, random: np.random.Generator, grid: Grid | None) -> tuple[Tensor, bool]:
+        """uint8 [T, C, h, w] -> ([C, T, side, side], whether it is mirrored)."""
+        recipe = self._recipe
+        side = grid.crop_px if grid is not None else self._spec.train_crop_px
+        top, left, height, width = augment.crop_box(frames.shape[2], frames.shape[3], recipe, side, random)
         x = resized(frames[:, :, top : top + height, left : left + width], side, side)
-        if self._recipe.colour_mix and frames.shape[1] == len("rgb"):  # flow has no colours
-            x = recoloured(x, self._recipe.colour_mix, random)
-        if self._recipe.flip and random.random() < 0.5:
-            x = x.flip(-1)
-        return Sample(clip=clip, x=x.transpose(0, 1))
+        if recipe.colour_mix and x.shape[1] == 3:  # flow has no colours
+            x = recoloured(x, recipe.colour_mix, random)
+        flipped = bool(recipe.flip and random.random() < 0.5)
+        if flipped:
+            x = mirrored(x)
+        return augment.changed(x, recipe, self._spec.mean, random).transpose(0, 1), flipped
 
-    def _drawn_frames(self, clip: Clip, random: np.random.Generator) -> Tensor:
-        """The frames of one draw, uint8 [T, C, h, w] at the recipe's short side."""
-        with open_video(clip) as video:
-            indices = train_indices(video.num_frames, self._spec, random)
-            return self._at_short_side(video.frames(indices))
+    def _drawn_frames(self, place: int, randoms: Sequence[np.random.Generator], grid: Grid | None) -> Sequence[Tensor]:
+        """The frames of each draw, uint8 [T, C, h, w] at the recipe's short side; every frame is read once."""
+        if self._cache:
+            frames = self._cached_frames(place)
+            return [frames[train_indices(len(frames), self._spec, random, grid)] for random in randoms]
+        with self._opened(place) as video:
+            wanted = [train_indices(video.num_frames, self._spec, random, grid) for random in randoms]
+            frames = self._at_short_side(video.frames(np.concatenate(wanted)))
+            return torch.split(frames, [len(part) for part in wanted])
 
     def _cached_frames(self, place: int) -> Tensor:
         """All frames of a clip, uint8 [num_frames, C, h, w] at the recipe's short side; read when first asked for."""
         if place not in self._frames:
-            with open_video(self._clips[place]) as video:
+            with self._opened(place) as video:
                 self._frames[place] = self._at_short_side(video.frames(np.arange(video.num_frames)))
         return self._frames[place]
+
+    def _opened(self, place: int) -> reader.Video:
+        return open_video(self._clips[place][0], "flow" if self._spec.input == "flow" else "rgb")
 
     def _at_short_side(self, frames: npt.NDArray[np.uint8]) -> Tensor:
         x = torch.from_numpy(frames).permute(0, 3, 1, 2)
         return resized(x, *short_side(x.shape[2], x.shape[3], self._recipe.short_side_px)).contiguous()
 
 
-def open_video(clip: Clip) -> reader.Video:
+def by_video(entries: Sequence[tuple[int, int]]) -> list[tuple[int, list[int]]]:
+    """(place, draw) of a batch -> (place, draws): what one reading of a video gives."""
+    return [
+        (place, [draw for _, draw in group]) for place, group in itertools.groupby(entries, key=lambda entry: entry[0])
+    ]
+
+
+def open_video(clip: Clip, kind: reader.Kind | None = None) -> reader.Video:
     """Stored pixels, as testing has them. Raises ``Unreadable``."""
     if clip.path is None:
         raise Unreadable(f"{clip.id}: no file")
-    return reader.open(clip.path, num_frames=clip.frames, pixels="stored")
+    return reader.open(clip.path, num_frames=clip.frames, pixels="stored", kind=kind)
+
+
+def flip_labels(pairs: Sequence[Sequence[str]], classes: Sequence[str]) -> dict[int, int]:
+    """Label -> label of the mirrored clip, from pairs of class names (``flip_labels`` of a data set's manifest)."""
+    index = {name: number for number, name in enumerate(classes)}
+    found: dict[int, int] = {}
+    for one, other in pairs:
+        if one in index and other in index:
+            found |= {index[one]: index[other], index[other]: index[one]}
+    return found
+
+
+def cross_entropy(logits: Tensor, batch_labels: Tensor, outputs: Tensor | None, label_smoothing: float) -> Tensor:
+    """Mean cross entropy; ``outputs`` int64 [N, 2]: each clip's softmax is over those of its data set alone."""
+    if outputs is None:
+        return functional.cross_entropy(logits, batch_labels, label_smoothing=label_smoothing)
+    number = torch.arange(logits.shape[1], device=logits.device)
+    own = (number >= outputs[:, :1]) & (number < outputs[:, 1:])
+    log_p = logits.float().masked_fill(~own, -math.inf).log_softmax(dim=1).masked_fill(~own, 0.0)
+    hit = log_p.gather(1, batch_labels[:, None])[:, 0]
+    spread = log_p.sum(dim=1) / own.sum(dim=1)
+    return -((1 - label_smoothing) * hit + label_smoothing * spread).mean()
 
 
 def memory_needed(clips: Sequence[Clip], short_side_px: int) -> float:
