@@ -181,7 +181,7 @@ def compare(
         a_se=numbers_a[f"{metric}_se"],
         b=numbers_b[metric],
         b_se=numbers_b[f"{metric}_se"],
-        difference=float(unit_change.sum()),
+        difference=float(unit_change.sum()) + 0.0,  # never -0.00
         low=low,
         high=high,
         only_a=int((change < 0).sum()),

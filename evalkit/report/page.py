@@ -680,7 +680,8 @@ def _pattern_text(pattern: tuple[bool, ...], names: list[str]) -> str:
 
 
 def _has_views(scored: Scored) -> bool:
-    return scored.scores.views is not None and "protocol" in scored.scores.meta and scored.top1 is not None
+    found = scored.scores
+    return found.views is not None and found.views.shape[1] > 1 and "protocol" in found.meta and scored.top1 is not None
 
 
 def _views(scored: Scored, macs: Macs) -> Views:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -12,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datakit.errors import BadManifest, UsageError
-from evalkit import compare, fuse, metrics, report, scores
+from evalkit import compare, copies, curve, fuse, metrics, orders, report, scores
 from evalkit.report import page
 from evalkit.scores import ScoreSet
 from evalkit.signature import Signature
@@ -52,6 +55,17 @@ def signature(**parts: str) -> Signature:
     return Signature(**(known | parts))  # type: ignore[arg-type]
 
 
+def viewed(num_rows: int = 10, num_crops: int = 3, **changes: Any) -> ScoreSet:
+    """A run that kept its views."""
+    labels = make().labels
+    logits = np.random.default_rng(9).normal(size=(60, num_rows * num_crops, 4))
+    logits[np.arange(60), :, labels] += 0.7
+    kept = fuse.softmax(logits)
+    protocol = {"num_clips": num_rows, "num_crops": num_crops, "crop_px": 224, "sampling": "mmaction2-0.x",
+                "aggregation": "prob-mean", "options": {}}  # fmt: skip
+    return make(scores=kept.mean(axis=1), views=kept, meta={"protocol": protocol, "macs_per_view": 2e9}, **changes)
+
+
 def saved(root: Path, **sets: ScoreSet) -> list[Path]:
     for name, score_set in sets.items():
         score_set.save(root / name / "scores.npz")
@@ -61,7 +75,7 @@ def saved(root: Path, **sets: ScoreSet) -> list[Path]:
 class Reader(HTMLParser):
     """A page's tags with their attributes, and its text outside of <style>; complains about tags that do not match."""
 
-    VOID = frozenset({"meta", "line", "rect", "circle"})
+    VOID = frozenset({"meta", "line", "rect", "circle", "img"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -282,6 +296,68 @@ def test_streams_beside_their_fusion(four: list[Path]) -> None:
     assert group.table.rows[3].notes == ("2 × accurate and 1 × diff",)
 
 
+# --- views, copies, source videos ------------------------------------------------------------------------------------
+
+
+def test_views_curve_is_drawn_and_told(tmp_path: Path) -> None:
+    found = read(saved(tmp_path, kept=viewed()), tmp_path / "page.html")
+    assert "centre crop" in found.text
+    assert "5 of 10 clips are not the protocol that is named after 5 clips, whose clips start elsewhere" in found.text
+    points = curve.of(viewed()).points
+    assert len(found.having("of0")) + len(found.having("of1")) == 3 * len(points) - 2  # circle, range, path
+    for point in points:
+        assert f"{100 * point.top1_low:.1f} to {100 * point.top1_high:.1f}" in found.text
+    assert "60.0" in found.text  # 30 views of 2 G multiply-adds
+    for mark in [attrs for tag, attrs in found.tags if tag == "circle" and "of" in str(attrs.get("class"))]:
+        assert 0 <= float(str(mark["cy"]).rstrip("%")) <= 100
+    assert "centre crop" not in read(saved(tmp_path, plain=make()), tmp_path / "two.html").text
+
+
+def test_one_clip_and_one_crop_make_a_curve_of_one_point(tmp_path: Path) -> None:
+    assert "All 1 views" not in read(saved(tmp_path, one=viewed(1, 1)), tmp_path / "page.html").text
+
+
+def test_published_copy_and_label_order_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "sentence", lambda _: "19 759 of PySlowFast's 19 761, 35 others")
+    sets = saved(tmp_path, a=make(seed=2), b=make(seed=3))
+    assert "The clips are 19 759 of PySlowFast's 19 761, 35 others." in read(sets, tmp_path / "page.html").text
+    monkeypatch.setattr(orders, "sentence", lambda one: "matches UniFormer's order: 71.3" if one.scores[0, 0] else "")
+    assert "a, b: matches UniFormer's order: 71.3." in read(sets, tmp_path / "page.html").text
+
+
+def test_source_videos_are_drawn_together(tmp_path: Path) -> None:
+    sets = saved(tmp_path, a=make(seed=2), b=make(seed=3, skill=1))
+    found = read(sets, tmp_path / "page.html", groups="clip_000(.)")
+    assert "both draw the 6 source videos" in found.text
+    groups = {clip_id: clip_id[8] for clip_id in make().ids}
+    errors = metrics.summary(make(seed=2), groups=groups)
+    assert f"± {100 * errors['top1_se']:.2f}" in found.text
+    assert "Wilson); both take clips" not in found.text
+
+
+def test_worst_clips_have_pictures_where_the_videos_are_found(tmp_path: Path) -> None:
+    sets = saved(tmp_path, a=make(skill=0.5))
+    without = read(sets, tmp_path / "page.html", data_root=tmp_path / "nothing")
+    assert "No pictures of them: their videos were not found" in without.text
+    worst = next(one for one in page.gather(sets, across_copies=False).groups if one.worst).worst
+    assert worst is not None
+    for clip in worst.clips[1:]:
+        (tmp_path / "videos" / clip.id).mkdir(parents=True)
+        for number in (1, 2, 3):
+            colour = (0, 0, 255) if number == 2 else (255, 0, 0)
+            Image.new("RGB", (64, 48), colour).save(tmp_path / "videos" / clip.id / f"img_{number:05d}.jpg")
+    found = read(sets, tmp_path / "page.html", videos=tmp_path / "videos")
+    pictures = [attrs["src"] or "" for tag, attrs in found.tags if tag == "img"]
+    assert len(pictures) == len(worst.clips) - 1
+    assert "No picture of 1 of them" in found.text
+    picture = Image.open(io.BytesIO(base64.b64decode(pictures[0].removeprefix("data:image/jpeg;base64,"))))
+    assert picture.size == (144, 108)
+    red, _, blue = picture.getpixel((70, 50))  # type: ignore[misc]
+    assert blue > 200 > 50 > red  # the middle frame
+    again = report.write(sets, tmp_path / "again.html", videos=tmp_path / "videos")
+    assert again.read_bytes() == (tmp_path / "page.html").read_bytes()
+
+
 def test_few_classes_are_all_shown(four: list[Path], tmp_path: Path) -> None:
     shown = page.gather(four[1:2], across_copies=False).groups[0]
     assert shown.classes is not None
@@ -407,7 +483,11 @@ def test_browser_shows_it_at_both_widths(four: list[Path], tmp_path: Path) -> No
             pytest.fail("REQUIRE_ALL is set and there is no chromium")
         pytest.skip("needs chromium")
     long = make(classes=("x" * 200, EVIL, "c"), missing=[{"id": "y" * 300, "label": None, "reason": "z" * 500}])
-    report.write([*four, *saved(tmp_path, **{"n" * 120: long})], tmp_path / "page.html")
+    (tmp_path / "videos").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "videos" / "clip_00001.jpg")
+    kept = viewed(missing=MISSING, signature=signature(views="10x3@256", model="kept"))
+    dirs = [*four, *saved(tmp_path, kept=kept, **{"n" * 120: long})]
+    report.write(dirs, tmp_path / "page.html", videos=tmp_path / "videos")
     script = """
       onload = () => { console.log("CONTROL"); for (const frame of document.querySelectorAll("iframe")) {
         const root = frame.contentDocument.documentElement;
