@@ -377,16 +377,16 @@ def flip_labels(pairs: Sequence[Sequence[str]], classes: Sequence[str]) -> dict[
     return found
 
 
-def cross_entropy(logits: Tensor, batch_labels: Tensor, outputs: Tensor | None, label_smoothing: float) -> Tensor:
-    """Mean cross entropy; ``outputs`` int64 [N, 2]: each clip's softmax is over those of its data set alone."""
+def cross_entropy(logits: Tensor, labels: Tensor, outputs: Tensor | None, label_smoothing: float) -> Tensor:
+    """Sum of the clips' cross entropies; ``outputs`` int64 [N, 2]: each softmax is over those of its data set alone."""
     if outputs is None:
-        return functional.cross_entropy(logits, batch_labels, label_smoothing=label_smoothing)
+        return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
     number = torch.arange(logits.shape[1], device=logits.device)
     own = (number >= outputs[:, :1]) & (number < outputs[:, 1:])
-    log_p = logits.float().masked_fill(~own, -math.inf).log_softmax(dim=1).masked_fill(~own, 0.0)
-    hit = log_p.gather(1, batch_labels[:, None])[:, 0]
+    log_p = logits.masked_fill(~own, -math.inf).log_softmax(dim=1).masked_fill(~own, 0.0)
+    hit = log_p.gather(1, labels[:, None])[:, 0]
     spread = log_p.sum(dim=1) / own.sum(dim=1)
-    return -((1 - label_smoothing) * hit + label_smoothing * spread).mean()
+    return -((1 - label_smoothing) * hit + label_smoothing * spread).sum()
 
 
 def memory_needed(clips: Sequence[Clip], short_side_px: int) -> float:

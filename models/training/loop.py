@@ -28,7 +28,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,7 +37,7 @@ from datakit.errors import DataError, UsageError
 from .. import checkpoints
 from ..zoo import Recognizer
 from . import finetune, multigrid
-from .data import Batch
+from .data import Batch, cross_entropy
 from .multigrid import Grid
 from .recipe import Recipe
 from .schedule import learning_rate
@@ -293,14 +292,14 @@ class Stepper:
         total = torch.zeros((), device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
         parts = list(zip(x_uint8.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
-        for number, (x, target) in enumerate(parts, start=1):
+        owns: Sequence[Tensor | None] = [None] * len(parts)
+        if batch.outputs is not None:
+            owns = moved(batch.outputs, self.device).chunk(self.accumulate)
+        for number, ((x, target), own) in enumerate(zip(parts, owns, strict=True), start=1):
             waits = self.parallel is not None and number < len(parts)
             with self.parallel.no_sync() if self.parallel and waits else nullcontext():
                 logits = self.logits(x)
-                loss = functional.cross_entropy(
-                    logits, target, label_smoothing=self.recipe.label_smoothing, reduction="sum"
-                )
-                loss = loss / int(num_clips)
+                loss = cross_entropy(logits, target, own, self.recipe.label_smoothing) / int(num_clips)
                 # the processes' gradients are averaged
                 self.scaler.scale(loss * self.num_ranks).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
