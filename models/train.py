@@ -2,6 +2,7 @@
 
     python -m models.train slowonly_tiny --data data/NAME/VARIANT --out runs/first
     python -m models.train slowonly_tiny --data data/OTHER/VARIANT --out runs/second --weights runs/first/ckpt.pth
+    python -m models.train slowonly_tiny --data data/NAME/VARIANT --data data/WEB/VARIANT:0.5 --out runs/both
     torchrun --nproc-per-node 8 -m models.train slowonly_r50_4x16 --data data/NAME/VARIANT --out runs/third --dtype bf16
 
 Killed or stopped, the same command goes on; a finished run says so. OUT gets last.pth, best.pth, ckpt.pth, log.jsonl.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from datakit.manifest import Clip, Manifest
 
+    from .training.data import Source
     from .training.loop import Step
     from .training.recipe import Recipe
     from .zoo import Recognizer
@@ -40,7 +42,11 @@ log = logging.getLogger(__name__)
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__.partition("\n")[0])
     parser.add_argument("network", metavar="NAME", help="a network by name, for instance slowonly_tiny")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a prepared variant: data/NAME/VARIANT")
+    parser.add_argument(
+        "--data", type=data_set, action="append", required=True, metavar="DIR[:RATIO]",
+        help="a prepared variant: data/NAME/VARIANT; again for another set, with a head of its own that is dropped in "
+        "the end, of which RATIO clips are taken for each of the first set's",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where checkpoints and log go")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     how = parser.add_argument_group("recipe")
@@ -53,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--precise-bn", type=int, metavar="N", help="batch norm's statistics over N batches, before validation"
     )
+    how.add_argument("--augment", action="append", default=[], metavar="NAME", help="of augments.toml (repeatable)")
     how.add_argument("--multigrid", choices=("none", "short", "long", "both"), help="many small clips first")
     how.add_argument("--validate-every", type=positive, metavar="EPOCHS")
     how.add_argument("--seed", type=int, default=0, help="weights, order and crops follow from it (default 0)")
@@ -80,6 +87,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def data_set(text: str) -> tuple[Path, float]:
+    """``DIR`` or ``DIR:RATIO``."""
+    folder, _, ratio = text.rpartition(":")
+    try:
+        return (Path(folder), float(ratio)) if folder else (Path(text), 1.0)
+    except ValueError:  # a folder with a colon in its name
+        return Path(text), 1.0
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -102,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from datakit import manifest
 
     from . import checkpoints, zoo
-    from .training import finetune, loop, multigrid, recipe
+    from .training import augment, finetune, heads, loop, multigrid, recipe
     from .training.data import TrainingClips
 
     with processes(args.device) as (rank, num_ranks, device):
@@ -117,12 +133,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             precise_bn_batches=args.precise_bn,
             multigrid=args.multigrid,
             validate_every=args.validate_every,
+            **augment.named(args.augment),
         )
-        data = manifest.read(args.data)
-        clips = usable(data.split("train"), args.data)
+        folder, more = args.data[0][0], args.data[1:]
+        data, others = manifest.read(folder), [manifest.read(path) for path, _ in more]
+        clips = usable(data.split("train"), folder)
         be_repeatable(device, wanted=args.deterministic)
         torch.manual_seed(args.seed)
-        net = zoo.create(args.network, num_classes=len(data.classes), classes=data.classes)
+        classes = heads.class_names(data, others)
+        net = zoo.create(args.network, num_classes=len(classes), classes=classes)
         if args.weights:
             finetune.start_from(net, args.weights, name=args.name, trust=args.trust_checkpoint)
         finetune.freeze(net, stages=args.freeze, batch_norm=args.freeze_bn)
@@ -141,8 +160,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "sync_bn": args.sync_bn,
             "clips": data.list_id(clips),
             "media": data.media_id(clips),
+            "others": [
+                [other.list_id(other.clips), other.media_id(other.clips), ratio]
+                for other, (_, ratio) in zip(others, more, strict=True)
+            ],
         }
-        frames = TrainingClips(clips, net.spec, how, seed=args.seed, cache_bytes=args.cache_gb * 1e9 / num_ranks)
+        frames = TrainingClips(
+            clips,
+            net.spec,
+            how,
+            seed=args.seed,
+            cache_bytes=args.cache_gb * 1e9 / num_ranks,
+            flip_labels=flip_labels(data),
+            others=[source(other, *asked) for other, asked in zip(others, more, strict=True)],
+        )
         done = loop.saved_state(args.out)
         steps = loop.train(
             net,
@@ -169,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for step in console.progress(steps, total=left, what="train", note=speed.note):
             speed.took(step)
             took = True
+        for name in ("ckpt.pth", "best.pth") if others else ():
+            heads.keep_first(args.out / name, len(data.classes))
         return report(args.out, cycle.recipe, new=took, as_json=args.json, seconds=time.monotonic() - began)
 
 
@@ -258,6 +291,26 @@ def usable(clips: Iterable[Clip], folder: Path) -> list[Clip]:
     return chosen
 
 
+def source(data: Manifest, folder: Path, ratio: float) -> Source:
+    """Another data set to train on beside the first."""
+    from .training.data import Source
+
+    if ratio <= 0:
+        raise UsageError(f"--data {folder}:{ratio:g}: type a ratio above 0")
+    clips = usable(data.split("train"), folder)
+    return Source(clips=clips, num_classes=len(data.classes), ratio=ratio, flip_labels=flip_labels(data))
+
+
+def flip_labels(data: Manifest) -> dict[int, int]:
+    """Label -> label of the mirrored clip, as the data set's manifest says."""
+    from datakit import catalog
+
+    from .training import data as clips
+
+    known = catalog.dataset(data.name)
+    return clips.flip_labels(known.flip_labels if known else (), data.classes)
+
+
 def choose_device(asked: str) -> str:
     import torch
 
@@ -291,7 +344,8 @@ def validation(
     def validate(net: Recognizer) -> Mapping[str, float]:
         outcomes = list(infer.score(clips[rank::num_ranks], net, protocol, device=device))
         scored = [(outcome.scores, outcome.label_index) for outcome in outcomes if outcome.scores is not None]
-        right = sum(int(scores.argmax()) == label for scores, label in scored)
+        num_classes = len(data.classes)  # what other data sets have comes after these
+        right = sum(int(scores[:num_classes].argmax()) == label for scores, label in scored)
         all_right, all_scored = summed(torch.tensor([right, len(scored)]), device).tolist()
         return {"top1": all_right / len(clips), "scored": all_scored, "requested": len(clips)}
 

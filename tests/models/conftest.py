@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import av
 import numpy as np
 import pytest
 import torch
+
+from datakit import manifest
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +94,30 @@ def write_video(path: Path, levels: list[int], *, bright_left: bool) -> None:
                 picture[:, :32] += 100
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+@pytest.fixture
+def make_prepared(tmp_path: Path, make_clips: Callable[..., list[Clip]]) -> Callable[..., Path]:
+    """A prepared variant, data/NAME/VARIANT, of small videos: the first half trains, the second is val."""
+
+    def make(name: str, variant: str, *, num_clips: int, classes: tuple[str, ...] = ("up", "down")) -> Path:
+        folder = tmp_path / "data" / name / variant
+        rows = []
+        for number, clip in enumerate(make_clips(num_clips=num_clips)):
+            assert clip.path is not None
+            path = Path("train" if number < num_clips // 2 else "val", clip.path.name)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(clip.path.read_bytes())
+            known = {"path": str(path), "split": path.parts[0], "status": "ok", "frames": clip.frames, "fps": 25.0}
+            label = number % len(classes)
+            digest = hashlib.sha256(clip.path.read_bytes()).hexdigest()
+            rows.append(
+                {**known, "id": clip.id, "label": classes[label], "label_index": label, "sha256": digest}
+                | {"width": clip.width, "height": clip.height}
+            )
+        (folder / "lists").mkdir()
+        (folder / "lists/classes.txt").write_text("".join(f"{one}\n" for one in classes))
+        manifest.write(folder, rows, {})
+        return folder
+
+    return make
