@@ -170,7 +170,7 @@ def _common_size(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def adopt_one(job: Job) -> Outcome:
     """In a worker: decode one file to the end. ok, damaged with the share of its frames, or failed."""
-    stat = _stat(job.path)
+    stat = folders.stat(job.path)
     at = {"path": str(job.path), "stat": stat}
     try:
         checked, broken, complaints = encode.examine(job.path)
@@ -200,15 +200,8 @@ def _expected_frames(path: Path, frames: int) -> int:
         return frames
 
 
-def _stat(path: Path) -> list[int]:
-    if path.is_dir():
-        return folders.stat(path)
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 def _settled(known: Outcome | None, path: Path, retry_failed: bool) -> bool:
-    if known is None or known.data.get("path") != str(path) or known.data.get("stat") != _stat(path):
+    if known is None or known.data.get("path") != str(path) or known.data.get("stat") != folders.stat(path):
         return False
     return known.status != "failed" or not (retry_failed or known.error in {"Retryable", "WorkerDied", "Bug"})
 

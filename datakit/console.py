@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
     # (measured on two busy cores: four times the CPU and three times the time for a test of a small network).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # joblib's, when a run stops in the middle (disk full, Ctrl-C): the rest was not done, as we say ourselves.
+    warnings.filterwarnings("ignore", message=".*tasks which were still being processed")
     try:
         code = main(None)
         sys.stdout.flush()

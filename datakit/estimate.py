@@ -126,5 +126,7 @@ def ask_before(what: str, seconds: float, num_bytes: float, folder: Path, *, yes
 
 
 def gigabytes(num_bytes: float) -> str:
-    """``0.3 GB``, ``12 GB``"""
+    """``12 GB``, ``0.3 GB``, ``7 MB``"""
+    if num_bytes < 1e8:
+        return f"{num_bytes / 1e6:.0f} MB"
     return f"{num_bytes / 1e9:.{0 if num_bytes >= 1e10 else 1}f} GB"

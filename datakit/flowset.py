@@ -239,7 +239,7 @@ def _jobs(request: Request, variant: FlowVariant, rgb: Manifest, journal: Journa
 
 def _settled(known: Outcome, path: Path, request: Request) -> bool:
     if known.status == "ok":
-        return path.exists() and known.data["stat"] == _stat(path)
+        return path.exists() and known.data["stat"] == folders.stat(path)
     return not request.retry_failed and known.error not in {"Retryable", "WorkerDied", "Bug"}
 
 
@@ -274,7 +274,7 @@ def make_one(job: Job) -> Outcome:
         "fps": job.fps,
         "duration_s": checked.frames / job.fps,
         "encoder": encoder,
-        "stat": _stat(job.path),
+        "stat": folders.stat(job.path),
         "name": job.name,
     }
     return Outcome(id=job.id, stage=stage, key=key, status="ok", data=facts)
@@ -418,13 +418,6 @@ def _variant_hash(base_dir: Path) -> str:
     except (OSError, ValueError, KeyError) as error:
         what_to_do = f"type: python -m datakit lists {base_dir.parent.name}"
         raise BadManifest(f"{lock} cannot be read ({error}); {what_to_do}") from None
-
-
-def _stat(path: Path) -> list[int]:
-    if path.is_dir():
-        return folders.stat(path)
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _fresh_work_folder(folder: Path) -> Path:

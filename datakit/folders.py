@@ -122,9 +122,12 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def stat(folder: Path) -> list[int]:
-    """What changes when a file of it does: bytes in all, the newest time stamp, the number of files."""
-    found = [entry.stat() for entry in os.scandir(folder) if entry.is_file()]
+def stat(path: Path) -> list[int]:
+    """What changes when a file does: bytes, time stamp; of a folder bytes in all, newest time stamp, how many."""
+    if not path.is_dir():
+        one = path.stat()
+        return [one.st_size, one.st_mtime_ns]
+    found = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
     newest = max((one.st_mtime_ns for one in found), default=0)
     return [sum(one.st_size for one in found), newest, len(found)]
 

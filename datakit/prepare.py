@@ -218,7 +218,7 @@ def _with_facts(request: Request, journal: Journal, jobs: Sequence[Job], work: P
     uses = Counter(job.source for job in jobs)
     shared = [path for path, count in uses.items() if count > 1]
     known = journal.outcomes(FILE_STAGE) if shared else {}
-    new = [path for path in shared if str(path) not in known or known[str(path)].data["stat"] != _stat(path)]
+    new = [path for path in shared if str(path) not in known or known[str(path)].data["stat"] != folders.stat(path)]
     outcomes = runner.run(_look_at, new, name=str, stage=FILE_STAGE, num_jobs=request.num_jobs, notes=work)
     for outcome in console.progress(outcomes, total=len(new), what="look at whole videos"):
         if outcome.status == "ok":  # else each of its clips says what is wrong
@@ -234,7 +234,7 @@ def _with_facts(request: Request, journal: Journal, jobs: Sequence[Job], work: P
 
 def _look_at(path: Path) -> Outcome:
     """In a worker: hash and walk through one source."""
-    stat, sha256 = _stat(path), encode.sha256_file(path)
+    stat, sha256 = folders.stat(path), encode.sha256_file(path)
     data = {"stat": stat, "sha256": sha256, "info": probe.media_info(path).to_dict()}
     return Outcome(id=str(path), stage=FILE_STAGE, key=sha256, status="ok", data=data)
 
@@ -242,7 +242,7 @@ def _look_at(path: Path) -> Outcome:
 def _settled(known: Outcome, source: Path, path: Path, request: Request) -> bool:
     """Nothing to do: the file is there as it was left, or it failed in a way that trying again would not change."""
     if "stat" in known.data:
-        return path.exists() and known.data["stat"] == _stat(path)
+        return path.exists() and known.data["stat"] == folders.stat(path)
     if known.status == "damaged":
         return not request.retry_failed and known.data["share"] < request.allow_damaged
     renamed = known.data.get("source", source.name) != source.name  # it may have been refused for its name
@@ -479,19 +479,12 @@ def _facts(checked: Checked, target: Target, fps: float) -> dict[str, Any]:
     del facts["tag"]
     if target.path.is_dir():  # pictures have no clock of their own
         facts |= {"fps": fps, "duration_s": checked.frames / fps if fps else 0.0}
-    return {**facts, "stat": _stat(target.path), "name": target.name, "encoder": encode.encoder_name()}
-
-
-def _stat(path: Path) -> list[int]:
-    if path.is_dir():
-        return folders.stat(path)
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return {**facts, "stat": folders.stat(target.path), "name": target.name, "encoder": encode.encoder_name()}
 
 
 def _source_stat(path: Path, folder_fps: float) -> list[float]:
     """What changes when a source does; the rate of a folder of pictures is only said, so it is part of it."""
-    return [*_stat(path), folder_fps] if path.is_dir() else [*_stat(path)]
+    return [*folders.stat(path), folder_fps] if path.is_dir() else [*folders.stat(path)]
 
 
 def _source_sha256(path: Path, folder_fps: float) -> str:

@@ -171,7 +171,7 @@ def test_prepare_asks_before_much_and_yes_goes_on(
     with pytest.raises(UsageError, match="nothing was begun"):
         main([*words, "--jobs", "2"])
     said = sys.stderr.getvalue()  # type: ignore[attr-defined]
-    assert re.search(r"mine: 6 clips into 256p: about \d s with 2 at once; 0.0 GB of disk, \d+", said), said
+    assert re.search(r"mine: 6 clips into 256p: about \d s with 2 at once; 0 MB of disk, \d+", said), said
     assert not list((tmp_path / "data").rglob("*.mp4"))
     assert main([*words, "--yes", "--jobs", "2"]) == 5
     assert len(list((tmp_path / "data").rglob("*.mp4"))) == 5
