@@ -32,10 +32,11 @@ def clips_asked_for(request: Request, dataset: Dataset | None, journal: Journal)
     if raw is None and dataset is None:
         raise UsageError(f"which folder holds the videos? type: python -m datakit prepare {request.name} --raw DIR ...")
     if raw is None and dataset is not None and not dataset.sources:
+        variant = request.variants[0].name if request.variants else dataset.variants[0]
         raise UsageError(
             f"{dataset.title} cannot be fetched by a program; it can be had from {dataset.access}. With a copy "
-            f"on disk type: make {request.name}-{request.variants[0].name} RAW=/videos"
-            f" (python -m datakit prepare {request.name} --raw /videos --variant {request.variants[0].name})"
+            f"on disk type: make {request.name}-{variant} RAW=/videos"
+            f" (python -m datakit prepare {request.name} --raw /videos --variant {variant})"
         )
     if raw is not None:
         if not raw.is_dir():
@@ -157,8 +158,9 @@ def _not_here(
 ) -> str:
     what = "the official list of" if isinstance(wanted, Split) else "the file of times of"
     what += f" {dataset.title} {wanted.name}" if isinstance(wanted, Split) else f" {dataset.title}"
+    other_names = f" (or under the name {' or '.join(wanted.files[1:])})" if wanted.files[1:] else ""
     where = (
-        f"put {wanted.files[0]} into {_fetched_folder(request) / 'annotations'}, "
+        f"put {wanted.files[0]}{other_names} into {_fetched_folder(request) / 'annotations'}, "
         f"or type --annotations FILE (make: ANNOTATIONS=FILE)"
     )
     if not wanted.urls:

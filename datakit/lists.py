@@ -107,15 +107,11 @@ def _row(
     if made is not None and made.status == "failed" and not there:
         made = None  # what was wrong with a file that is gone
     if made is None:
-        if there:
-            return {**row, "status": "pending"}
+        if spec.source is not None and not there:
+            return {**row, "status": "missing", "reason": f"{spec.source.name} is not there"}
         if spec.source is None and unfetched is not None:
             return {**row, "status": unfetched.error.lower(), "reason": unfetched.message}
-        return {
-            **row,
-            "status": "missing",
-            "reason": f"{spec.source.name} is not there" if spec.source else "no file of that name",
-        }
+        return {**row, "status": "pending"}  # not encoded yet, or no source was asked for it yet (--limit)
     row["source_sha256"] = source.key if source else None
     if made.status == "failed":
         return {**row, "status": made.error.lower(), "reason": made.message}

@@ -137,6 +137,8 @@ def test_what_no_program_may_fetch_says_who_has_it(tmp_path: Path) -> None:
     raw.mkdir()
     with pytest.raises(UsageError, match=r"cannot be fetched by a program: it comes from https://developer\.qualcomm"):
         ask(tmp_path / "data", "jester", raw=raw, splits=("val",))
+    with pytest.raises(UsageError, match=r"on disk type: make ucf101-256p RAW=/videos"):
+        ask(tmp_path / "data", "ucf101")
 
 
 def test_lists_beside_the_videos_and_given_ones(

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from datakit import catalog
+from datakit.__main__ import main
 from datakit.annotations import JOURNAL
 from datakit.errors import BadArchive, UsageError
 from datakit.journal import Journal, Outcome
-from datakit.prepare import Request, fetch_only
+from datakit.prepare import Request, fetch_only, prepare
 from datakit.sources import Options, archive_stage, fetch_stage, http, unpack
 from tests.datakit.conftest import MakeVideo
 from tests.datakit.server import Fault, Server, serving
@@ -200,7 +203,9 @@ def test_archives_need_not_stay_and_lost_clips_come_again(tmp_path: Path, server
     assert "/kinetics/400/val/part_0.tar.gz" not in asked
 
 
-def test_limit_stops_early(tmp_path: Path, server: Server, clips: list[bytes]) -> None:
+def test_limit_stops_early(
+    tmp_path: Path, server: Server, clips: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
     site = Site(tmp_path / "www", clips)
     for number in range(6):
         site.publish(f"part_{number}.tar.gz", tar(site.ask(5)))
@@ -208,6 +213,13 @@ def test_limit_stops_early(tmp_path: Path, server: Server, clips: list[bytes]) -
     assert counts["ok"] == 10  # two archives at once are the least
     assert counts["pending"] == 20
     assert len({path for _, path, _ in server.requests if path.endswith(".gz")}) == 2
+    # Of a trial: what nobody was asked for is not missing.
+    variant = catalog.variant("256p")
+    some = replace(request(tmp_path / "data", server, limit=1), variants=(variant,))
+    assert prepare(some) == {"256p": {"ok": 1, "pending": 29}}
+    capsys.readouterr()
+    assert main(["failed", "k400", "--data-root", str(tmp_path / "data")]) == 0
+    assert capsys.readouterr().out == "k400: nothing failed, nothing is missing\n"
     assert fetch_only(request(tmp_path / "data", server)) == {"ok": 30}
 
 
