@@ -594,13 +594,12 @@ def verdict(found: dict[str, Any]) -> list[str]:
         others = "other " if lines else ""
         if same:
             which = "; ".join(f"{one['names'][1]} against {one['names'][0]} {in_points(one)}" for one in same)
-            count = "the" if len(same) == 1 else "none of the"
-            verb = "difference is not" if len(same) == 1 else "differences is"
-            lines.append(f"{count.capitalize()} {others}{len(same)} {verb} larger than chance: {which}.")
-        lines.append(
-            f"One of {smallest:.1f} points would have been found in 8 of 10 such benchmarks "
-            f"({found['clips']} clips, {len(found['seeds'])} seeds, {len(compared)} comparisons, Holm)."
-        )
+            if len(same) == 1:
+                lines.append(f"The {others}difference is not larger than chance: {which}.")
+            else:
+                lines.append(f"None of the {others}{len(same)} differences is larger than chance: {which}.")
+        size = f"{found['clips']} clips, {counted(len(found['seeds']), 'seed')}, {counted(len(compared), 'comparison')}"
+        lines.append(f"One of {smallest:.1f} points would have been found in 8 of 10 such benchmarks ({size}, Holm).")
     controls = found["controls"]
     if same_again := controls.get("a/a"):
         ways = f"of the {same_again['halves']} ways to divide its networks into halves {same_again['halves_differ']}"
@@ -629,6 +628,10 @@ def in_points(one: dict[str, Any]) -> str:
     return f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, p = {one['p_holm']:.2g})"
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def cell(estimate: dict[str, Any]) -> str:
     return f"{100 * estimate['value']:.2f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
@@ -637,7 +640,7 @@ def markdown(found: dict[str, Any]) -> str:
     """The report as text."""
     videos = f" of {found['source_videos']} source videos" if found["source_videos"] else ""
     lines = [
-        f"# {found['set']}: {found['network']}, recipe {found['recipe']}, {len(found['seeds'])} seeds",
+        f"# {found['set']}: {found['network']}, recipe {found['recipe']}, {counted(len(found['seeds']), 'seed')}",
         "",
         *(f"**{line}**" if number == 0 else line for number, line in enumerate(found["verdict"])),
         "",
@@ -669,7 +672,7 @@ def markdown(found: dict[str, Any]) -> str:
         for one in found["comparisons"]:
             seen, names = f"{100 * one['smallest']:.1f}", f"{one['names'][1]} - {one['names'][0]}"
             lines.append(f"| {names} | {in_points(one)} | {one['p']:.2g} | {one['p_holm']:.2g} | {seen} |")
-    lines += ["", f"All steps together took {console.duration(found['seconds'])} of single commands."]
+    lines += ["", f"All steps together took {console.duration(found['seconds'])}, one after the other."]
     return "\n".join(lines)
 
 
