@@ -207,7 +207,7 @@ def live_bytes(body: nn.Module, shape: Sequence[int]) -> int:
             most = max(most, live)
             weakref.finalize(storage, gone, storage._cdata, storage.nbytes())
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
             for leaf in tree_leaves(out):
@@ -216,7 +216,7 @@ def live_bytes(body: nn.Module, shape: Sequence[int]) -> int:
             return out
 
     body.eval()
-    with torch.no_grad(), Watch():
+    with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
         body(torch.empty(*shape, device="meta"))
     return most
 
@@ -237,7 +237,8 @@ def kept_bytes(body: nn.Module, shape: Sequence[int]) -> int:
     body.train()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         logits = body(torch.empty(*shape, device="meta"))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + 4 * logits.numel()
+    num_bytes: int = 4 * logits.numel()
+    return num_bytes + sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------

@@ -221,10 +221,10 @@ def module_named(net: Recognizer, layer: str) -> nn.Module:
         raise UsageError(
             f"{net.spec.name} has no layer {layer!r}; type --layer with {', '.join([POOL, *stages, 'head'])}"
         )
-    module = modules[layer]
+    module: nn.Module = modules[layer]
     if isinstance(module, nn.Sequential):
-        after = f"non_local.{layer}_{len(module) - 1}"
-        return modules.get(after, module[-1])
+        last = len(module) - 1
+        module = modules.get(f"non_local.{layer}_{last}", module[last])
     return module
 
 

@@ -9,6 +9,8 @@ file is refused with the names to choose from.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from datakit.errors import CheckpointError, UsageError
@@ -246,11 +249,19 @@ def arguments_for(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def expected(name: str, num_classes: int, arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Key -> shape of a named network with ``arguments`` in place of its own; none if it cannot have them."""
     try:
-        return zoo.shapes(zoo.hollow(zoo.spec(name, num_classes=num_classes, **arguments_for(name, arguments))))
+        spec = zoo.spec(name, num_classes=num_classes, **arguments_for(name, arguments))
+        return shapes(spec.family, json.dumps({"num_classes": num_classes} | spec.network, sort_keys=True))
     except UsageError as error:
         raise CheckpointError(str(error)) from error
     except ValueError:  # another depth than the blocks that the arguments name, flow with the statistics of RGB
         return {}
+
+
+@functools.lru_cache(maxsize=128)
+def shapes(family: str, network: str) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of a network; many names, those of its clips, are the same one."""
+    with torch.device("meta"):
+        return zoo.shapes(zoo.BUILDERS[family](**json.loads(network)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

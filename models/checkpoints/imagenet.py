@@ -70,7 +70,8 @@ def resnet_key(key: str) -> str:
 
 def mobilenet_key(key: str, body: MobileNetV2) -> str:
     """features.0 is the stem, then one number a block, the last one the convolution behind them."""
-    blocks = [f"res{stage}.{index}" for stage in range(2, 9) for index in range(len(body.get_submodule(f"res{stage}")))]
+    found = (re.fullmatch(r"res\d\.\d+", name) for name, _ in body.named_modules())
+    blocks = [match[0] for match in found if match]
     match = re.match(r"features\.(\d+)\.(?:conv\.)?(\d+)\.(?:(\d+)\.)?(\w+)$", key)
     if match is None:
         return key
@@ -81,7 +82,7 @@ def mobilenet_key(key: str, body: MobileNetV2) -> str:
         return key
     if second is not None:  # a convolution with its batch norm; the last one's two stand by themselves
         return f"{blocks[number - 1]}.conv.{first}.{('conv', 'bn')[int(second)]}.{name}"
-    last = len(body.get_submodule(f"{blocks[number - 1]}.conv")) - 1
+    last = sum(1 for _ in body.get_submodule(f"{blocks[number - 1]}.conv").children()) - 1
     return f"{blocks[number - 1]}.conv.{last}.{('conv', 'bn')[first - last]}.{name}"
 
 
