@@ -462,10 +462,12 @@ def score_share(
 
 def write(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> None:
     from . import metrics, scores
+    from . import published as theirs
 
     score_set.save(out / scores.FILE_NAME)
     document = metrics.document(score_set, "drop" if args.missing == "drop" else "wrong")
     document |= {"protocol": dataclasses.asdict(protocol), "published": spec.published}
+    document["beside"] = [one.to_dict() for one in theirs.beside(score_set)]
     if score_set.meta.get("partial"):
         document |= {key: score_set.meta[key] for key in ("partial", "views_saved")}
     files.write_text(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -672,33 +674,30 @@ def estimated(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
 
 def report(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> int:
     """Print the numbers; returns the exit code."""
-    from . import metrics
+    from . import groups, metrics
+    from . import published as theirs
 
     if args.json:
         document = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         console.print_json("evalkit-run", {**document, "out": str(out)})
     else:
-        summary = metrics.summary(score_set, "drop" if args.missing == "drop" else "wrong")
-        print(metrics.describe(summary, score_set.signature))
+        rules, videos = metrics.rules(score_set), groups.of(score_set)
+        intervals = metrics.intervals(score_set, *rules, videos) if videos else None
+        print(metrics.describe(metrics.summary(score_set, *rules, videos), score_set.signature, intervals))
         if score_set.meta.get("partial"):
             saved = 100 * score_set.meta["views_saved"]
             print(f"views       {saved:.1f} % left out: they could not change these numbers")
-        if spec.published:
-            print(f"published   {published(spec.published)}")
+        beside = theirs.beside(score_set)
+        if spec.published and all(one.row["file"] != spec.published.get("file") for one in beside):
+            print(f"published   {theirs.said(spec.published)}")  # of a set that this one does not name itself after
+        for line in theirs.lines(score_set):
+            print(line)
         for entry in score_set.missing[:SHOWN]:
             print(f"missing     {entry['id']}: {entry['reason']}")
         if len(score_set.missing) > SHOWN:
             print(f"missing     and {len(score_set.missing) - SHOWN} more, all in {out / 'metrics.json'}")
         print(f"written     {out / 'scores.npz'}, {out / 'metrics.json'}")
     return EXIT_SOME_FAILED if score_set.missing else EXIT_DONE
-
-
-def published(row: dict[str, Any]) -> str:
-    """``top-1 73.02, top-5 90.77 on Kinetics-400 (short-side 320)``: what its authors say of this very file."""
-    names = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
-    numbers = ", ".join(f"{text} {row[key]:.2f}" for key, text in names.items() if key in row)
-    copy = f" ({row['copy']})" if "copy" in row else ""
-    return f"{numbers} on {row.get('dataset', 'an unnamed set')}{copy}"
 
 
 if __name__ == "__main__":

@@ -52,16 +52,17 @@ def add_groups(sub: argparse.ArgumentParser) -> None:
 
 def document(score_set: ScoreSet, groups: str) -> dict[str, Any]:
     """What ``metrics.json`` holds, with remarks, and of a fusion its parts."""
-    from .. import metrics, remarks
+    from .. import metrics, published, remarks
 
     found = metrics.document(score_set, *metrics.rules(score_set), groups)
-    return {**found, "remarks": remarks.of(score_set), **_parts(score_set)}
+    beside = [one.to_dict() for one in published.beside(score_set)]
+    return {**found, "remarks": remarks.of(score_set), "beside": beside, **_parts(score_set)}
 
 
 def print_scores(kind: str, score_set: ScoreSet, groups: str, *, as_json: bool, **more: Any) -> None:
     """The numbers of a score set on stdout."""
     from .. import groups as source_videos
-    from .. import metrics, remarks
+    from .. import metrics, published, remarks
 
     if as_json:
         console.print_json(kind, {**document(score_set, groups), **more})
@@ -69,7 +70,7 @@ def print_scores(kind: str, score_set: ScoreSet, groups: str, *, as_json: bool, 
     rules, videos = metrics.rules(score_set), source_videos.of(score_set, groups)
     summary = metrics.summary(score_set, *rules, videos)
     print(metrics.describe(summary, score_set.signature, metrics.intervals(score_set, *rules, videos)))
-    for line in remarks.lines(score_set):
+    for line in [*published.lines(score_set), *remarks.lines(score_set)]:
         print(line)
     for part in _parts(score_set).get("fused", []):
         print(f"part        {part['weight']:g} x {part['signature']}")

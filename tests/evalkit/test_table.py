@@ -14,6 +14,7 @@ from datakit.errors import UsageError
 from datakit.fingerprint import CopyMatch, PublishedCopy
 from evalkit import __main__ as main
 from evalkit import copies, protocols, scores, table
+from evalkit import published as theirs
 from evalkit.scores import ScoreSet
 from evalkit.signature import Signature
 
@@ -117,11 +118,11 @@ def test_published_rows_are_those_of_the_network_and_the_data_set() -> None:
 
 
 def test_every_published_file_makes_a_row() -> None:
-    for row in table._published():
+    for row in theirs.rows():
         made = table._theirs(row, [table.Run(path=Path("x"), scores=make())])
         assert made.comparable == "no" or row["sha8"] == "a69556c6"
         assert made.protocol, row["file"]
-    without = next(row for row in table._published() if "without_omni" in row["file"])
+    without = next(row for row in theirs.rows() if "without_omni" in row["file"])
     assert table._omnisource(without["file"]) == "no"
 
 
