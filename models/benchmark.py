@@ -93,6 +93,8 @@ class Plan:
     out: Path
     split: str
     device: str
+    dtype: str
+    jobs: int
     cross: bool
 
     @property
@@ -144,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--out", type=Path, metavar="DIR", help="default: runs/WHAT-benchmark-NAME-NETWORK")
     top.add_argument("--jobs", type=int, metavar="N", help="networks trained side by side (default: cores, GPU: 1)")
     top.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    top.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of training and testing")
     top.add_argument("--dry-run", action="store_true", help="print the commands that are left, and do nothing")
     top.add_argument("--json", action="store_true", help="print the results as JSON")
     return top
@@ -159,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     prepare(plan, args)
     tables = read_tables(plan)
-    run_all(chains(plan), jobs=args.jobs or usual_jobs(args.device), out=plan.out)
+    run_all(chains(plan), jobs=plan.jobs)
     found = results(plan, tables)
     write(plan, found)
     if args.json:
@@ -205,6 +208,8 @@ def planned(args: argparse.Namespace) -> Plan:
         out=args.out or Path("runs", f"{args.what}-benchmark-{args.name}-{args.network}"),
         split=args.split,
         device=args.device,
+        dtype=args.dtype,
+        jobs=args.jobs or usual_jobs(args.device),
         cross=args.what == "data",
     )
 
@@ -295,9 +300,17 @@ def chains(plan: Plan) -> list[list[Step]]:
 def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
     network = f"{arm.name}-s{seed}"
     trained = plan.out / "train" / network
-    device = ("--device", plan.device)
+    device = ("--device", plan.device, "--dtype", plan.dtype)
     augment = ("--augment", arm.augment) if arm.augment else ()
-    how = ("--recipe", plan.recipe, "--seed", str(seed), *augment, "--workers", "1")
+    how = (
+        "--recipe",
+        plan.recipe,
+        "--seed",
+        str(seed),
+        *augment,
+        "--workers",
+        str(max(1, (os.cpu_count() or 1) // plan.jobs)),
+    )
     data = str(plan.data(arm.variant))
     arguments = ("models.train", plan.network, "--data", data, "--out", str(trained), *how, *device)
     key = step_key(plan, arm, seed, arm.variant, "train")
@@ -327,6 +340,7 @@ def step_key(plan: Plan, arm: Arm, seed: int, variant: str, what: str) -> str:
         "recipe": asdict(recipe.get(plan.recipe)),
         "augment": manifests.read("augments")[arm.augment] if arm.augment else {},
         "seed": seed,
+        "dtype": plan.dtype,
         "trained_on": trained_on.media_id(clip for clip in trained_on.clips if clip.split != plan.split),
         "tested_on": tested_on.media_id(tested_on.split(plan.split)),
         "what": what,
@@ -335,7 +349,7 @@ def step_key(plan: Plan, arm: Arm, seed: int, variant: str, what: str) -> str:
     return catalog.digest(facts)
 
 
-def run_all(todo: Sequence[Sequence[Step]], *, jobs: int, out: Path) -> None:
+def run_all(todo: Sequence[Sequence[Step]], *, jobs: int) -> None:
     """Run the chains, ``jobs`` side by side. Raises the error of the first step that fails, when the others ended."""
     left = sum(not step.finished() for chain in todo for step in chain)
     if not left:

@@ -91,11 +91,9 @@ def test_what_is_finished_is_skipped_and_a_failure_says_how_to_go_on(tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         with pytest.raises(DataError, match=r"second ended with exit code 1: no such thing; all of it: .*log.txt"):
-            benchmark.run_all([steps], jobs=2, out=tmp_path)
+            benchmark.run_all([steps], jobs=2)
         assert (tmp_path / "ran.txt").read_text() == "x"
-        benchmark.run_all(
-            [[steps[0], dataclasses.replace(steps[1], arguments=("tool", work)), steps[2]]], jobs=1, out=tmp_path
-        )
+        benchmark.run_all([[steps[0], dataclasses.replace(steps[1], arguments=("tool", work)), steps[2]]], jobs=1)
         assert (tmp_path / "ran.txt").read_text() == "xxx"
         assert all(one.finished() for one in steps)
         assert not dataclasses.replace(steps[0], key="other").finished()

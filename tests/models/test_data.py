@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from datakit import reader
 from models import zoo
 from models.training import data, recipe
 from models.training.multigrid import Grid
@@ -92,6 +95,55 @@ def test_memory_is_counted_before_it_is_taken(make_clips: Make) -> None:
     clips = make_clips(num_clips=3, num_frames=10)
     assert data.memory_needed(clips, 20) == 3 * 10 * 20 * 27 * 3
     assert data.memory_needed([dataclasses.replace(clips[0], width=None)], 20) == float("inf")
+
+
+def as_pictures(folder: Path, frames: Any) -> Path:
+    """uint8 [n, H, W, 3] as frames, [n, H, W, 2] as flow."""
+    folder.mkdir()
+    for number, frame in enumerate(frames, start=1):
+        if frame.shape[-1] == 3:
+            Image.fromarray(frame).save(folder / f"img_{number:05}.jpg", quality=100)
+        else:
+            for plane, axis in enumerate("xy"):
+                Image.fromarray(frame[..., plane]).save(folder / f"flow_{axis}_{number:05}.jpg", quality=100)
+    return folder
+
+
+def test_folders_of_pictures_are_read_like_videos(make_clips: Make, tmp_path: Path) -> None:
+    clips = make_clips(num_clips=3, num_frames=30)
+    folders = []
+    for clip in clips:
+        with reader.open(clip.path, num_frames=30) as video:
+            folder = as_pictures(tmp_path / clip.id, video.frames(np.arange(30)))
+        folders.append(dataclasses.replace(clip, path=folder))
+    for one, other in zip(
+        epoch_of(clips, cache_bytes=0, num_workers=0), epoch_of(folders, cache_bytes=0, num_workers=0), strict=True
+    ):
+        assert torch.equal(one.labels, other.labels)
+        assert (one.x.float() - other.x.float()).abs().mean() < 2
+
+
+def test_flow_is_mirrored_with_its_sign(make_clips: Make, tmp_path: Path) -> None:
+    """To the right on the left half, everywhere down: in the mirror to the left on the right half, and down."""
+    frames = np.full((12, 48, 64, 2), 128, np.uint8)
+    frames[:, :, :32, 0], frames[..., 1] = 200, 160
+    folder = as_pictures(tmp_path / "flow", frames)
+    clips = [dataclasses.replace(make_clips(num_clips=1)[0], path=folder)]
+    spec = zoo.spec("slowonly_tiny_flow", num_classes=2, clip_len=4, frame_interval=3, train_crop_px=16)
+    how = dataclasses.replace(
+        HOW, flip=True, crop_area=(1, 1), crop_aspect=(1.3, 1.4), colour_jitter=(0.4, 0.4, 0.4, 0.1)
+    )
+    source = data.TrainingClips(clips, spec, how, seed=0, cache_bytes=0)
+    seen = set()
+    for epoch in range(20):
+        (batch,) = source.batches(epoch, num_workers=0)
+        assert batch.x.shape == (1, 2, 4, 16, 16)
+        left, right = (
+            batch.x[0, 0, :, :, columns].float().mean().round().item() for columns in (slice(6), slice(10, 16))
+        )
+        assert abs(batch.x[0, 1].float().mean() - 160) < 1
+        seen.add((left, right))
+    assert seen == {(200, 128), (127, 55)}
 
 
 def test_flip_mirrors_half_of_the_clips(make_clips: Make) -> None:

@@ -31,6 +31,18 @@ def test_the_first_outputs_stay_as_they_are(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "net.pth", weights_only=True)["epoch"] == 3
 
 
+@pytest.mark.parametrize("augment", ["mixup", "cutmix"])
+def test_mixed_labels_train(
+    make_prepared: Prepared, tmp_path: Path, augment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_prepared("mine", "256p", num_clips=8)
+    arguments = ["slowonly_tiny", "--recipe", "tiny", "--epochs", "1", "--batch", "4", "--workers", "0", "--json"]
+    assert train.main([*arguments, "--data", str(data), "--out", str(tmp_path / "run"), "--augment", augment]) == 0
+    assert json.loads(capsys.readouterr().out)["finished"]
+    (line, *_) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert 0 < json.loads(line)["loss"] < 3
+
+
 def test_two_sets_train_one_network(
     make_prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
