@@ -40,6 +40,7 @@ help: ## this list
 	  /^variants = / {gsub(/variants = |[],"[]/, ""); list = $$0} \
 	  /^flow = / {for (i = 2; i <= NF; i += 2) list = list " " $$i "-flow"} END {say()}' $(TOMLS)
 	@echo "One variant: make SET-VARIANT, such as k700-320p, with a VARIANT of: $(filter-out harm-%,$(KNOWN_VARIANTS))"
+	@echo "As folders of JPEG files: make SET-VARIANT-frames, such as gym99-256p-frames"
 	@echo "Its optical flow: make SET-VARIANT-flow, such as k400-256p-flow (docs/flow.md)"
 	@echo
 	@echo "  RAW=/videos         videos that are on disk already         ANNOTATIONS=FILE|DIR  official lists"
@@ -92,7 +93,7 @@ FLOW = @$(PY) -m datakit flow $(1) --variant $(2) --data-root $(call quoted,$(DA
   $(if $(SPLIT),--split $(SPLIT)) $(if $(LIMIT),--limit $(LIMIT)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS
-.PHONY: $(1) $(foreach variant,$(KNOWN_VARIANTS),$(1)-$(variant) $(1)-$(variant)-flow)
+.PHONY: $(1) $(foreach variant,$(KNOWN_VARIANTS),$(1)-$(variant) $(1)-$(variant)-frames $(1)-$(variant)-flow)
 $(1): $$(READY)
 	$$(call PREPARE,$(1),$(call of,$(1),$(USUAL)))
 $(foreach variant,$(call of,$(1),$(FLOWS)),$(call RULE,FLOW,$(1),$(variant)))
@@ -103,6 +104,9 @@ define TARGET
 
 $(1)-$(2): $$(READY)
 $(call RULE,PREPARE,$(1),$(2))
+
+$(1)-$(2)-frames: $$(READY)
+$(call RULE,PREPARE,$(1),$(2)-frames)
 
 $(1)-$(2)-flow: $(1)-$(2)
 $(call RULE,FLOW,$(1),$(2))

@@ -561,3 +561,8 @@ def test_make_passes_names_on_as_they_are() -> None:
     for option, value in (("--raw", "/o'brien's videos"), ("--data-root", "/a b"), ("--annotations", "/c d")):
         assert typed[typed.index(option) + 1] == value
     assert "--limit" not in typed
+    words[2] = "gym99-256p-frames"
+    shown = subprocess.run(
+        words, cwd=checkout, env=alone, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert shlex.split(shown[1].partition("||")[0])[3:7] == ["prepare", "gym99", "--variant", "256p-frames"]
