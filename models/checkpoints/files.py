@@ -10,6 +10,8 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +29,24 @@ from . import pickles
 # "blobs" is Caffe2's.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "blobs")
 
-INERT = ("argparse.Namespace", "numpy.dtype", "numpy.ndarray", "mmengine.logging.history_buffer.HistoryBuffer")
-INERT_TABLES = ("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict", "addict.addict.Dict")
+INERT = (
+    "argparse.Namespace", "datetime.datetime", "datetime.timedelta", "numpy.dtype", "numpy.ndarray",
+    "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath",
+    "mmcv.utils.config.Config", "mmengine.config.config.Config", "mmengine.logging.history_buffer.HistoryBuffer",
+)  # fmt: skip
+INERT_TABLES = (
+    "addict.addict.Dict", "fvcore.common.config.CfgNode", "yacs.config.CfgNode",
+    "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict",
+    "lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)  # fmt: skip
 # What reading a file that is cut, or was never a checkpoint, may raise.
 UNREADABLE = (
-    RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, struct.error, ImportError, AttributeError
+    RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, struct.error, ImportError, AttributeError,
+    OverflowError, MemoryError, AssertionError,
 )  # fmt: skip
 # How torch names what it will not build, in its different messages.
-UNSAFE = re.compile(r"(?:GLOBAL|class|global)\W+([\w.]+)")
+UNSAFE = re.compile(r"(?:GLOBAL|class)\W+([\w.]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +101,16 @@ def read_pickle(path: Path) -> Any:
 
 def read_torch(path: Path, *, trust: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(stand_ins()):
+        with torch.serialization.safe_globals(stand_ins()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say of a file is said below
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         found = UNSAFE.search(str(error))
         if found is None:
             raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
+        what = found[1] if "." in found[1] else f"builtins.{found[1]}"  # torch leaves that out
         raise CheckpointError(
-            f"{path}: holds the object {found[1]}, no tensor or plain value: making it may run any program. "
+            f"{path}: holds the object {what}, no tensor or plain value: making it may run any program. "
             "If you know who wrote it and let it run its code, type: models.load(..., trust=True), --trust-checkpoint"
         ) from error
     except UNREADABLE as error:
@@ -141,13 +155,6 @@ class Inert:
         self.state = state
 
 
-class InertTable(dict[Any, Any]):
-    """Takes the place of a dict subclass."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
 def inert_scalar(dtype: Any, raw: Any = None) -> Any:
     """numpy's way to write a number: kept as its type and bytes, for nobody reads them."""
     return Inert(dtype, raw)
@@ -163,5 +170,5 @@ def stand_ins() -> list[Any]:
     for core in ("numpy.core", "numpy._core"):
         pairs += [(inert_scalar, f"{core}.multiarray.scalar"), (inert_array, f"{core}.multiarray._reconstruct")]
     pairs += [(Inert, name) for name in INERT]
-    pairs += [(InertTable, name) for name in INERT_TABLES]
+    pairs += [(OrderedDict, name) for name in INERT_TABLES]  # the one subclass of dict that torch fills
     return pairs
