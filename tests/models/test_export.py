@@ -57,7 +57,7 @@ def test_export_with_the_rules_of_other_programs(name: str, head_pool: str) -> N
         assert torch.allclose(exported(net.body, x).module()(x), net(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["slowonly_tiny", "slowfast_tiny", "tsm_tiny", "r2plus1d_tiny", "tpn_tiny"])
+@pytest.mark.parametrize("name", models.list("*_tiny*"))
 def test_onnx(name: str, tmp_path: Any) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
