@@ -99,8 +99,9 @@ def distinct(names: Iterable[str]) -> list[str]:
 def read_file(path: Path) -> list[str]:
     """Class names in the order of a published label file, whatever its form.
 
-    A name a line; ``number name`` or ``name number``, by spaces, tabs or commas; a CSV whose first line names ``name``
-    and ``id`` or ``index``; JSON: a list, {name: number} or {number: name}. Numbers count from 0 or from 1.
+    A name a line; ``number name`` or ``name number``, by spaces, tabs or commas; ``Clabel: number; ...; name``; a CSV
+    whose first line names ``name`` and ``id`` or ``index``; JSON: a list, {name: number} or {number: name}. Numbers
+    count from 0 or from 1.
     Raises ``BadManifest``.
     """
     try:
@@ -115,7 +116,8 @@ def read_file(path: Path) -> list[str]:
     if "name" in header and number:
         rows = list(csv.DictReader(io.StringIO("\n".join([",".join(header), *lines[1:]]))))
         return _by_number([(row[number], row["name"]) for row in rows], path)
-    for pattern, name, place in ((r"(\d+)[\s,]+(.*\S)", 2, 1), (r"(.*\S)[\s,]+(\d+)", 1, 2)):
+    patterns = ((r"(\d+)[\s,]+(.*\S)", 2, 1), (r"\w+:\s*(\d+);.*;\s*(.*\S)", 2, 1), (r"(.*\S)[\s,]+(\d+)", 1, 2))
+    for pattern, name, place in patterns:
         matches = [re.fullmatch(pattern, line.strip()) for line in lines]
         if lines and all(matches):
             return _by_number([(match[place], match[name]) for match in matches if match], path)

@@ -185,6 +185,14 @@ def test_published_label_files_are_understood(shared: Path, tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "file"), [("gym99", "gym99_categories.txt"), ("gym288", "gym288_categories.txt")])
+def test_the_label_file_of_finegym_is_the_official_order(shared: Path, name: str, file: str) -> None:
+    dataset = catalog.dataset(name)
+    assert dataset is not None
+    path = shared / "annotations/finegym" / file  # Clabel: 0; set: 1; Glabel: 1; (VT) round-off, ...
+    assert labels.ordered(sorted(dataset.classes), str(path), dataset) == dataset.classes
+
+
 def test_uniformers_order_of_k600_is_that_of_its_list(shared: Path) -> None:
     dataset = the("k600")
     order = labels.ordered(dataset.classes, "uniformer", dataset)
