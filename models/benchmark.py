@@ -46,7 +46,7 @@ PLAIN = "default"  # the arm of the augmentation benchmark that has none
 LOADED_CLIPS = 96
 USUAL_VARIANTS = "340x256,320p,256p"
 USUAL_AUGMENTS = "randaugment,mixup,cutmix"
-USUAL_HARM = "harm-64p-crf45"
+USUAL_HARM, USUAL_HARM_OF_SMALL, SMALL_PX = "harm-64p", "harm-16p", 112  # a small network sees no more than 64p shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,10 @@ def parser() -> argparse.ArgumentParser:
         "--variants", metavar="A,B", help=f"copies of the data, the first is the control's (default: {USUAL_VARIANTS})"
     )
     top.add_argument("--augments", metavar="A,B", help=f"of manifests/augments.toml (default: {USUAL_AUGMENTS})")
-    top.add_argument("--harm", default=USUAL_HARM, help=f"a variant that must be found worse (default: {USUAL_HARM})")
+    top.add_argument(
+        "--harm", metavar="VARIANT",
+        help=f"must be found worse (default: {USUAL_HARM}, below {SMALL_PX} pixels {USUAL_HARM_OF_SMALL})",
+    )  # fmt: skip
     top.add_argument("--no-controls", action="store_true", help="neither the planted harm nor A/A")
     top.add_argument("--split", default="val", help="what is tested (default: val)")
     top.add_argument(
@@ -194,7 +197,9 @@ def planned(args: argparse.Namespace) -> Plan:
                 raise UsageError(f"no augmentation {name!r}; type --augments with some of: {','.join(known)}")
         arms = [Arm(name=name, variant=variants[0], augment=name) for name in chosen if name != PLAIN]
         arms.insert(0, Arm(name=PLAIN, variant=variants[0]))
-    harm = None if args.no_controls or args.harm in variants else Arm(name=args.harm, variant=args.harm)
+    small = zoo.spec(args.network, num_classes=2).train_crop_px < SMALL_PX
+    worst = args.harm or (USUAL_HARM_OF_SMALL if small else USUAL_HARM)
+    harm = None if args.no_controls or worst in variants else Arm(name=worst, variant=worst)
     again = () if args.no_controls else tuple(range(args.seeds, 2 * args.seeds))
     return Plan(
         name=args.name,

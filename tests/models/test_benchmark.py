@@ -32,7 +32,7 @@ def planned(out: Path, data_root: Path, *options: str) -> benchmark.Plan:
 
 @pytest.fixture
 def plan(make_prepared: Prepared, tmp_path: Path) -> benchmark.Plan:
-    for variant in ("256p", "320p", "harm-64p-crf45"):
+    for variant in ("256p", "320p", "harm-16p"):
         make_prepared("mine", variant, num_clips=4)
     return planned(tmp_path / "out", tmp_path / "data", "--variants", "256p,320p", "--seeds", "3")
 
@@ -61,11 +61,11 @@ def test_every_network_is_trained_and_tested_once(plan: benchmark.Plan) -> None:
     chains = benchmark.chains(plan)
     names = [chain[0].name for chain in chains]
     assert names == [
-        *(f"train {name}-s{seed}" for seed in (0, 1, 2) for name in ("256p", "320p", "harm-64p-crf45")),
+        *(f"train {name}-s{seed}" for seed in (0, 1, 2) for name in ("256p", "320p", "harm-16p")),
         *(f"train 256p-s{seed}" for seed in (3, 4, 5)),  # A/A
     ]
     assert [step.folder.name for step in chains[0]] == [
-        "256p-s0", "efficient", "accurate", "on-320p", "on-harm-64p-crf45",
+        "256p-s0", "efficient", "accurate", "on-320p", "on-harm-16p",
     ]  # fmt: skip
     assert [step.folder.name for step in chains[-1]] == ["256p-s5", "efficient", "accurate"]
     same = [[word for word in chain[0].arguments if word not in ("--data", "--out")] for chain in chains[:2]]
@@ -100,13 +100,13 @@ def test_what_is_finished_is_skipped_and_a_failure_says_how_to_go_on(tmp_path: P
 
 
 def test_the_table_finds_the_harm_and_no_more(plan: benchmark.Plan, tmp_path: Path) -> None:
-    pretend(plan, {"256p": 0.7, "320p": 0.7, "harm-64p-crf45": 0.4})
+    pretend(plan, {"256p": 0.7, "320p": 0.7, "harm-16p": 0.4})
     found = benchmark.results(plan, benchmark.read_tables(plan))
     assert found["controls"]["harm"]["found"]
     assert not found["controls"]["a/a"]["differs"]
     assert found["controls"]["a/a"]["halves"] == 10
     assert [one["differs"] for one in found["comparisons"]] == [False]
-    assert [one["name"] for one in found["rows"]] == ["256p", "320p", "harm-64p-crf45"]
+    assert [one["name"] for one in found["rows"]] == ["256p", "320p", "harm-16p"]
     row = found["rows"][0]
     for mode in benchmark.MODES:
         assert row[f"{mode}_top1"]["low"] < 0.7 < row[f"{mode}_top1"]["high"]
@@ -122,7 +122,7 @@ def test_the_table_finds_the_harm_and_no_more(plan: benchmark.Plan, tmp_path: Pa
     benchmark.write(plan, found)
     assert json.loads((plan.out / "results.json").read_text()) == json.loads(json.dumps(found))
     table = list(csv.DictReader(io.StringIO((plan.out / "table.csv").read_text())))
-    assert [line["name"] for line in table] == ["256p", "320p", "harm-64p-crf45"]
+    assert [line["name"] for line in table] == ["256p", "320p", "harm-16p"]
     assert float(table[0]["accurate_top1_value"]) == row["accurate_top1"]["value"]
     report = (plan.out / "report.md").read_text()
     assert report.count("\n| 256p |") == 2
@@ -130,7 +130,7 @@ def test_the_table_finds_the_harm_and_no_more(plan: benchmark.Plan, tmp_path: Pa
 
 
 def test_a_real_difference_is_said_and_a_harm_that_is_missed_too(plan: benchmark.Plan) -> None:
-    pretend(plan, {"256p": 0.5, "320p": 0.95, "harm-64p-crf45": 0.5})
+    pretend(plan, {"256p": 0.5, "320p": 0.95, "harm-16p": 0.5})
     found = benchmark.results(plan, benchmark.read_tables(plan))
     assert found["verdict"][0].startswith("320p is better than 256p by +")
     assert "NOT found: this benchmark is too small" in found["verdict"][-1]
@@ -139,7 +139,7 @@ def test_a_real_difference_is_said_and_a_harm_that_is_missed_too(plan: benchmark
 def test_results_of_other_clips_are_refused(plan: benchmark.Plan) -> None:
     from evalkit import scores
 
-    pretend(plan, dict.fromkeys(("256p", "320p", "harm-64p-crf45"), 0.5))
+    pretend(plan, dict.fromkeys(("256p", "320p", "harm-16p"), 0.5))
     folder = plan.tested(plan.arms[1], 1, "accurate")
     scores.load(folder).select(list(range(NUM_CLIPS - 1))).save(folder / "scores.npz")
     with pytest.raises(DataError, match=r"320p-s1.accurate was tested on other clips"):
