@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -355,55 +356,80 @@ def step_key(plan: Plan, arm: Arm, seed: int, variant: str, what: str) -> str:
 
 
 def run_all(todo: Sequence[Sequence[Step]], *, jobs: int) -> None:
-    """Run the chains, ``jobs`` side by side. Raises the error of the first step that fails, when the others ended."""
+    """Run the chains, ``jobs`` side by side. Raises the error of the first step that fails; the others are ended then,
+    and go on where they were with the next command. So it is when this process is told to end."""
     left = sum(not step.finished() for chain in todo for step in chain)
     if not left:
         return
-    said = Progress(total=left)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    stop = threading.Event()
+    crew = Crew(total=left, threads=max(1, (os.cpu_count() or 1) // jobs))
     pool = ThreadPoolExecutor(jobs)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        waiting = [pool.submit(run_chain, steps, threads, said, stop) for steps in todo]
+        waiting = [pool.submit(run_chain, steps, crew) for steps in todo]
         for future in as_completed(waiting):
             future.result()
     finally:
-        stop.set()
+        crew.end()
         pool.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """Counts finished steps and says so on stderr."""
+class Crew:
+    """The commands that run now, and how many of ``total`` are done, which it says on stderr."""
 
-    total: int
-    done: int = 0
+    def __init__(self, *, total: int, threads: int) -> None:
+        self.total = total
+        self.done = 0
+        self.threads = threads
+        self.ended = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
 
-    def step(self, name: str, seconds: float) -> None:
+    def run(self, step: Step) -> int:
+        """Run a command to its end; its output goes to ``log.txt`` of its folder. Returns its exit code."""
+        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        with (step.folder / "log.txt").open("ab") as output:
+            with self._lock:
+                if self.ended:
+                    return EXIT_INTERRUPTED
+                child = subprocess.Popen(
+                    [sys.executable, "-m", *step.arguments], stdout=output, stderr=output, env=environment
+                )
+                self._running.add(child)
+            code = child.wait()
+        with self._lock:
+            self._running.discard(child)
+        return code
+
+    def finished(self, step: Step, seconds: float) -> None:
         self.done += 1
-        print(f"{name}: {console.duration(seconds)} ({self.done} of {self.total})", file=sys.stderr, flush=True)
+        said = f"{step.name}: {console.duration(seconds)} ({self.done} of {self.total})"
+        print(said, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Begin nothing more and end what runs: else it would write to the folders of the next command, too."""
+        with self._lock:
+            self.ended = True
+            for child in self._running:
+                child.terminate()
 
 
-def run_chain(steps: Sequence[Step], threads: int, said: Progress, stop: threading.Event) -> None:
+def run_chain(steps: Sequence[Step], crew: Crew) -> None:
     for step in steps:
-        if stop.is_set():
+        if crew.ended:
             return
         if not step.finished():
-            said.step(step.name, run_step(step, threads))
+            crew.finished(step, run_step(step, crew))
 
 
-def run_step(step: Step, threads: int) -> float:
-    """Run one command; its output goes to ``log.txt`` of its folder. Raises ``DataError`` with the command's code."""
+def run_step(step: Step, crew: Crew) -> float:
+    """Run one command and note that it is done; returns its seconds. Raises ``DataError`` with the command's code."""
     step.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    log = step.folder / "log.txt"
-    with log.open("ab") as output:
-        code = subprocess.run(
-            [sys.executable, "-m", *step.arguments], stdout=output, stderr=output, env=environment, check=False
-        ).returncode
+    code = crew.run(step)
     seconds = time.monotonic() - began
     if code not in (EXIT_DONE, EXIT_SOME_FAILED):
+        log = step.folder / "log.txt"
         raise as_error(code, step.name, f"{last_line(log)}; all of it: {log}")
     done = {"key": step.key, "arguments": step.arguments, "seconds": round(seconds, 1)}
     files.write_text(step.folder / FINISHED, json.dumps(done, indent=1) + "\n")

@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,24 @@ def test_what_is_finished_is_skipped_and_a_failure_says_how_to_go_on(tmp_path: P
         assert (tmp_path / "ran.txt").read_text() == "xxx"
         assert all(one.finished() for one in steps)
         assert not dataclasses.replace(steps[0], key="other").finished()
+
+
+def test_told_to_end_it_ends_what_it_began(tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text("import pathlib, time\npathlib.Path('began').touch()\ntime.sleep(60)\n")
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1]); from models import benchmark as b\n"
+        "b.run_all([[b.Step(name='slow', folder=pathlib.Path('slow'), arguments=('tool',), key='1')]], jobs=1)"
+    )
+    checkout = str(Path(benchmark.__file__).parents[1])
+    with subprocess.Popen([sys.executable, "-c", code, checkout], cwd=tmp_path) as process:
+        while not (tmp_path / "began").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "slow" / benchmark.FINISHED).exists()
 
 
 def test_the_table_finds_the_harm_and_no_more(plan: benchmark.Plan, tmp_path: Path) -> None:
