@@ -78,7 +78,8 @@ def _files(args: argparse.Namespace) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {}
     for spec in specs:
         there = spec.source is not None and spec.source.exists()
-        status = "ok" if there else why[spec.id].error.lower() if spec.id in why else "pending"
+        lacking = why[spec.id].error.lower() if spec.id in why else "missing" if spec.source else "pending"
+        status = "ok" if there else lacking
         counts.setdefault(spec.split, Counter())[status] += 1
     return {split: dict(counts[split]) for split in sorted(counts)}
 
