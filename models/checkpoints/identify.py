@@ -91,7 +91,7 @@ def foreign_spec(
     row = by_hash or by_name
     if row and "protocol" in row:
         known["protocol"] = "sha8 of a published file" if by_hash else "file name of a published file"
-    number = by_hash or (by_name if by_name and published.is_whole_name(by_name, path.name) else None)
+    number = by_hash or (by_name if by_name and published.is_whole_name(by_name, path.name, origin) else None)
     spec = dataclasses.replace(spec, origin=origin, known=known, published=number)
     if row:
         spec = dataclasses.replace(spec, protocol=row.get("protocol", spec.protocol))

@@ -58,9 +58,9 @@ def named(rows: Iterable[Row], text: str, num_classes: int) -> Row | None:
     return max(found, key=lambda row: (len(stem(row["file"])), row["file"] == text), default=None)
 
 
-def is_whole_name(row: Mapping[str, Any], file_name: str) -> bool:
-    """Whether a file has the name of one that is published without a hash; its ending may be another."""
-    return not row["sha8"] and stem(row["file"]) == stem(file_name)
+def is_whole_name(row: Mapping[str, Any], file_name: str, origin: str) -> bool:
+    """Whether a file of ``origin`` has the name of one that is published without a hash; its ending may be another."""
+    return not row["sha8"] and row["origin"] == origin and stem(row["file"]) == stem(file_name)
 
 
 def greet(path: Path, spec: zoo.ModelSpec, row: Mapping[str, Any], digests: Sequence[str]) -> None:

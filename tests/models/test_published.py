@@ -178,12 +178,13 @@ def test_caffe2_files_are_known_by_name_and_classes() -> None:
         row = published.named(rows, "SLOWFAST_16x8_R50_multigrid.pkl", num_classes)
         assert row is not None
         assert row["dataset"] == dataset
-        assert published.is_whole_name(row, "SLOWFAST_16x8_R50_multigrid.pkl")
+        assert published.is_whole_name(row, "SLOWFAST_16x8_R50_multigrid.pkl", "pyslowfast-caffe2")
+        assert not published.is_whole_name(row, "SLOWFAST_16x8_R50_multigrid.pyth", "pyslowfast")  # trained by somebody
     assert published.named(rows, "SLOWFAST_8x8_R50.pkl", 7) is None
     longest = published.named(rows, "SLOWFAST_8x8_R50_stepwise_multigrid.pkl", 400)
     assert longest is not None
     assert longest["top1"] == 76.6
-    assert not published.is_whole_name(longest, "SLOWFAST_8x8_R50_stepwise_multigrid_mine.pkl")
+    assert not published.is_whole_name(longest, "SLOWFAST_8x8_R50_stepwise_multigrid_mine.pkl", "pyslowfast-caffe2")
     assert caffe2.PRIORS  # and without a name there is one
 
 
