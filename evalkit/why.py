@@ -135,7 +135,8 @@ def why(
     common, part = _list(a, b, names, metric)
     parts.append(part)
 
-    row_a, row_b = (np.array([_rows(side)[one] for one in common], dtype=np.int64) for side in (a, b))
+    place_a, place_b = _rows(a), _rows(b)
+    row_a, row_b = (np.array([place[one] for one in common], dtype=np.int64) for place in (place_a, place_b))
     side_a, side_b = a.select(row_a), b.select(row_b)
     labels = side_a.labels
     units = source_videos.units(common, groups)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,22 @@ def test_mean_class_and_source_videos() -> None:
         why(a, b, metric="top5")  # type: ignore[arg-type]
     with pytest.raises(NotComparable, match="share no clip"):
         why(a, replace(b, ids=[f"x{one}" for one in b.ids]))
+
+
+def test_twenty_thousand_clips_take_seconds() -> None:
+    labels_ = np.arange(20_000) % 6
+    rights = np.random.default_rng(0).random((2, 20_000)) < 0.7
+    a, b = (
+        ScoreSet(
+            ids=[f"clip {number}" for number in range(20_000)], labels=labels_,
+            scores=np.eye(6, dtype=np.float32)[np.where(right, labels_, (labels_ + 1) % 6)],
+            classes=tuple("abcdef"), kind="prob", signature=replace(BASE, weights=str(right.sum())),
+        )
+        for right in rights
+    )  # fmt: skip
+    start = time.process_time()
+    assert total(found := why(a, b)) == pytest.approx(found.difference)
+    assert time.process_time() - start < 10
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
