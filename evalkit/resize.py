@@ -2,7 +2,8 @@
 
 Every published number of this field was made with cv2.resize, whose 8-bit path is integer arithmetic (OpenCV
 modules/imgproc/src/resize.cpp): coefficients of 11 bits, columns first, then rows with two truncating shifts.
-A bilinear resize in floating point differs from it by a level here and there.
+A bilinear resize in floating point differs from it by a level here and there. On a CPU OpenCV itself does the work
+where it is installed and found equal: it has vector code for this, a sixth of the time.
 
 Shapes: n frames, H x W stored, h x w wanted, C channels.
 """
@@ -10,6 +11,7 @@ Shapes: n frames, H x W stored, h x w wanted, C channels.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +34,36 @@ def linear(
     top, bottom = rows or (0, height)
     left, right = cols or (0, width)
     num_frames, stored_height, stored_width, channels = frames.shape
-    if (stored_height, stored_width) == (height, width):
-        return new((num_frames, channels, bottom - top, right - left), frames.device).copy_(
-            frames[:, top:bottom, left:right].permute(0, 3, 1, 2)
-        )
     out = new((num_frames, channels, bottom - top, right - left), frames.device)
+    if frames.device.type == "cpu" and channels == 3 and (opencv := _opencv()):
+        for planes, frame in zip(out.numpy(), frames.numpy(), strict=True):
+            whole = frame if frame.shape[:2] == (height, width) else opencv.resize(frame, (width, height))
+            opencv.split(whole[top:bottom, left:right], list(planes))
+        return out
+    if (stored_height, stored_width) == (height, width):
+        return out.copy_(frames[:, top:bottom, left:right].permute(0, 3, 1, 2))
+    return _linear(frames, height, width, (top, bottom), (left, right), out)
+
+
+@functools.cache
+def _opencv() -> Any | None:
+    """OpenCV, where it is installed and resizes a noisy picture as we do; its pictures of two channels it halves
+    in another way."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    noise = np.random.default_rng(0).integers(0, 256, (1, 61, 83, 3), np.uint8)
+    ours = _linear(torch.from_numpy(noise), 45, 67, (0, 45), (0, 67), torch.empty((1, 3, 45, 67), dtype=torch.uint8))
+    return cv2 if np.array_equal(ours[0].permute(1, 2, 0).numpy(), cv2.resize(noise[0], (67, 45))) else None
+
+
+def _linear(
+    frames: Tensor, height: int, width: int, rows: tuple[int, int], cols: tuple[int, int], out: Tensor
+) -> Tensor:
+    """``linear`` in integers of torch, into ``out``."""
+    (top, bottom), (left, right) = rows, cols
+    num_frames, stored_height, stored_width, _ = frames.shape
     step = FRAMES_AT_ONCE.get(frames.device.type, FRAMES_AT_ONCE_ELSEWHERE)
     if (stored_height, stored_width) == (2 * height, 2 * width):
         for start in range(0, num_frames, step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 
 from evalkit import resize
 
+WITH_OPENCV = resize._opencv
 side = st.one_of(st.integers(1, 6), st.integers(1, 60), st.integers(1, 300))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_opencv() -> Iterator[None]:
+    """What does the work where OpenCV is not installed, and on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resize, "_opencv", lambda: None)
+        yield
 
 
 def opencv(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -79,6 +89,28 @@ def test_a_part_is_a_part_of_the_whole(height: int, width: int) -> None:
     frames = noise(1, 3, 96, 128, 3)
     part = ours(frames, height, width, rows=(3, 31), cols=(7, 49))
     assert np.array_equal(part, ours(frames, height, width)[:, :, 3:31, 7:49])
+
+
+@pytest.mark.parametrize("size", [(40, 50), (48, 64), (96, 128), (120, 160)])
+def test_with_opencv_installed_it_is_the_same(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
+    assert WITH_OPENCV() is cv2  # found equal
+    frames = noise(4, 3, 96, 128, 3)
+    part = {"rows": (3, 31), "cols": (7, 49)}
+    whole, cut, empty = ours(frames, *size), ours(frames, *size, **part), ours(frames[:0], *size)
+    monkeypatch.setattr(resize, "_opencv", WITH_OPENCV)
+    assert np.array_equal(ours(frames, *size), whole)
+    assert np.array_equal(ours(frames, *size, **part), cut)
+    assert np.array_equal(ours(frames[:0], *size), empty)
+    turned = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)  # planar memory, as from a GPU
+    assert np.array_equal(ours(turned, *size), whole)
+
+
+def test_an_opencv_that_resizes_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless")
+    exact = cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda frame, size: exact(frame, size, interpolation=cv2.INTER_LINEAR_EXACT))
+    assert WITH_OPENCV.__wrapped__() is None
 
 
 def test_two_channels_are_two_pictures() -> None:
