@@ -632,10 +632,10 @@ def seconds_of(step: Step) -> float:
 def verdict(found: dict[str, Any]) -> list[str]:
     """Sentences: which differences are larger than chance, the smallest that could have been seen, the controls."""
     compared = found["comparisons"]
-    lines = [f"{better_and_worse(one)} by {in_points(one)}." for one in compared if one["differs"]]
+    lines = [better_and_worse(one) for one in compared if one["differs"]]
     same = [one for one in compared if not one["differs"]]
     if compared:
-        smallest = 100 * max(one["smallest"] for one in compared)
+        smallest = 100 * max(one["smallest"] for one in same or compared)
         others = "other " if lines else ""
         if same:
             which = "; ".join(f"{one['names'][1]} against {one['names'][0]} {in_points(one)}" for one in same)
@@ -663,13 +663,15 @@ def verdict(found: dict[str, Any]) -> list[str]:
 
 def better_and_worse(one: dict[str, Any]) -> str:
     first, second = one["names"]
-    better, worse = (second, first) if one["difference"]["value"] > 0 else (first, second)
-    return f"{better} is better than {worse}"
+    if one["difference"]["value"] > 0:
+        return f"{second} is better than {first} by {in_points(one)}."
+    return f"{first} is better than {second} by {in_points(one, sign=-1)}."
 
 
-def in_points(one: dict[str, Any]) -> str:
+def in_points(one: dict[str, Any], *, sign: int = 1) -> str:
     difference = one["difference"]
-    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    low, high = sorted(100 * sign * difference[key] for key in ("low", "high"))
+    value = 100 * sign * difference["value"]
     return f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, p = {one['p_holm']:.2g})"
 
 

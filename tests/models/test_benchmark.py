@@ -152,6 +152,9 @@ def test_a_real_difference_is_said_and_a_harm_that_is_missed_too(plan: benchmark
     pretend(plan, {"256p": 0.5, "320p": 0.95, "harm-16p": 0.5})
     found = benchmark.results(plan, benchmark.read_tables(plan))
     assert found["verdict"][0].startswith("320p is better than 256p by +")
+    first, second = plan.arms
+    turned = benchmark.results(dataclasses.replace(plan, arms=(second, first), again=()), benchmark.read_tables(plan))
+    assert turned["verdict"][0] == found["verdict"][0]
     assert "NOT found: this benchmark is too small" in found["verdict"][-1]
 
 
