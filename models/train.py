@@ -211,6 +211,8 @@ def processes(asked: str) -> Iterator[tuple[int, int, torch.device]]:
     import torch
     from torch import distributed
 
+    from .training import loop
+
     kind = choose_device(asked)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield 0, 1, torch.device(kind)
@@ -219,7 +221,7 @@ def processes(asked: str) -> Iterator[tuple[int, int, torch.device]]:
     device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    loop.join(device)
     try:
         if distributed.get_rank():
             logging.getLogger().setLevel(logging.WARNING)

@@ -17,6 +17,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -384,6 +387,18 @@ def precise_batch_norm(
 
 
 # ---- the other processes ----
+
+
+def join(device: torch.device) -> None:
+    """Find the other processes that torchrun started, over NCCL between GPUs and gloo between CPUs.
+
+    Each restart gets keys of its own in torchrun's store: torch 2.15 gives it none, and a process that is quick to
+    come back then dials the address that a killed one left there.
+    """
+    store, rank, num_ranks = next(rendezvous("env://"))
+    store = PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
 
 
 def place() -> tuple[int, int]:
