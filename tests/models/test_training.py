@@ -18,6 +18,8 @@ from datakit.errors import DataError, UsageError
 from models import zoo
 from models.training import loop, recipe
 from models.training.data import TrainingClips
+from tests.models.train_worker import HOW as MEMORY
+from tests.models.train_worker import MemoryClips, small
 
 HOW = dataclasses.replace(recipe.get("tiny"), epochs=3, batch=4, short_side_px=20, validate_every=2, colour_mix=0.0)
 Make = Callable[..., list[Any]]
@@ -146,3 +148,148 @@ def test_help_is_fast_and_imports_no_torch() -> None:
         "sys.exit(bool({'torch', 'av', 'pandas', 'sklearn', 'matplotlib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def memory_run(out: Path, *, stop_after: int | None = None, net: Any = None, clips: int = 12, **changes: Any) -> Any:
+    """Train on clips in memory; ``changes`` are fields of the recipe or arguments of ``loop.train``."""
+    fields = {field.name for field in dataclasses.fields(recipe.Recipe)}
+    how = dataclasses.replace(MEMORY, **{key: value for key, value in changes.items() if key in fields})
+    rest = {key: value for key, value in changes.items() if key not in fields}
+    torch.manual_seed(7)
+    net = net or small(dropout_ratio=0.3)
+    data = MemoryClips(clips, clip_len=4, channels=len(net.spec.mean))
+    steps = loop.train(net, data, how, out=out, arguments={}, device=torch.device("cpu"), **rest)
+    return net, [step for _, step in zip(range(stop_after or 10**6), steps, strict=False)]
+
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "average": {"ema_decay": 0.9},
+    "precise batch norm": {"precise_bn_batches": 2},
+    "parts": {"accumulate": 2},
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},
+    "short cycle": {"multigrid": "short"},
+    "groups": {"param_groups": "tsm", "clip_grad_norm": 1.0},
+}
+
+
+@pytest.mark.parametrize("changes", FEATURES.values(), ids=FEATURES.keys())
+def test_whatever_is_switched_on_a_killed_run_goes_on_to_the_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    changes = {"validate": lambda net: {"top1": 0.5}, **changes}
+    _, whole = memory_run(tmp_path / "whole", **changes)
+    memory_run(tmp_path / "cut", stop_after=len(whole) // 2 + 1, **changes)
+    memory_run(tmp_path / "cut", **changes)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    ours, theirs = (models.load(tmp_path / name / "ckpt.pth").body.state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_random_numbers_of_an_epoch_follow_from_seed_and_epoch(tmp_path: Path) -> None:
+    """Whatever the generator was used for before the second epoch, its dropout is the same."""
+    _, whole = memory_run(tmp_path / "a")
+    validate = lambda net: {"top1": float(torch.rand(3).sum())}  # noqa: E731
+    _, disturbed = memory_run(tmp_path / "b", validate=validate)
+    assert [step.loss for step in whole] == [step.loss for step in disturbed]
+    assert len({step.loss for step in whole}) == len(whole)
+
+
+def test_parts_of_a_batch_are_the_batch(tmp_path: Path) -> None:
+    from models.training import finetune
+
+    runs = []
+    for parts in (1, 2, 3):
+        torch.manual_seed(1)
+        net = small()
+        finetune.freeze(net, batch_norm=True)
+        runs.append(memory_run(tmp_path / str(parts), net=net, accumulate=parts, clips=10)[1])
+    for steps in runs[1:]:
+        assert [step.loss for step in steps] == pytest.approx([step.loss for step in runs[0]], rel=1e-5)
+
+
+def test_the_running_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    weights: list[torch.Tensor] = []
+    net = small()
+    hook = net.body.head.register_forward_pre_hook(lambda module, _: weights.append(module.weight.detach().clone()))
+    kept = []
+    _, steps = memory_run(
+        tmp_path,
+        net=net,
+        ema_decay=0.5,
+        validate=lambda shown: kept.append(shown.body.head.weight.clone()) or {"top1": 1},
+    )
+    hook.remove()
+    average = weights[0]
+    after = [*weights[1 : len(steps)], net.body.head.weight.detach()]
+    for number, now in enumerate(after):
+        keep = min(0.5, (1 + number) / (10 + number))
+        average = keep * average + (1 - keep) * now
+    assert torch.allclose(kept[-1], average, atol=1e-6)
+    assert torch.equal(models.load(tmp_path / "ckpt.pth").body.head.weight, kept[-1])
+    raw = torch.load(tmp_path / "last.pth", weights_only=True)["state_dict"]["head.weight"]
+    assert torch.equal(raw, net.body.head.weight)
+
+
+def test_precise_batch_norm_has_the_statistics_of_all_batches() -> None:
+    """Of batches of one size: exactly the mean and (but for n - 1) the variance over all their clips."""
+    from models.training import finetune
+    from models.training.data import Batch
+
+    net = small()
+    x = torch.randint(0, 255, (24, 3, 4, 16, 16), dtype=torch.uint8)
+    batches = [Batch(x=part, labels=torch.zeros(8, dtype=torch.int64), failed=()) for part in x.split(8)]
+    loop.precise_batch_norm(net, finetune.batch_norms(net), batches, torch.device("cpu"))
+    with torch.no_grad():
+        features = net.body.stem.conv(net.normalise(x.float()))
+    assert torch.allclose(net.body.stem.bn.running_mean, features.mean(dim=(0, 2, 3, 4)), atol=1e-5)
+    assert torch.allclose(net.body.stem.bn.running_var, features.var(dim=(0, 2, 3, 4)), rtol=1e-3)
+    assert net.body.stem.bn.momentum == 0.1
+    assert not any(norm.training for norm in finetune.batch_norms(net))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_keeps_the_weights_in_float32(tmp_path: Path, precision: str) -> None:
+    net, steps = memory_run(tmp_path, epochs=20, precision=precision, clips=8)
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    assert steps[-1].loss < 0.5 * steps[0].loss
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tsn_tiny", "tsm_tiny", "tsm_mobilenetv2_tiny", "slowonly_tiny_flow", "tpn_tiny", "slowfast_tiny", "csn_tiny"],
+)
+def test_every_family_trains(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    net = zoo.create(name, num_classes=2, train_crop_px=32)
+    data = MemoryClips(
+        8,
+        clip_len=net.spec.clip_len,
+        num_segments=net.spec.num_segments or 1,
+        px=32,
+        channels=len(net.spec.mean),
+    )
+    how = dataclasses.replace(MEMORY, epochs=4)
+    before = net.body.head.weight.clone()
+    steps = list(loop.train(net, data, how, out=tmp_path, arguments={}, device=torch.device("cpu")))
+    assert len(steps) == 8
+    assert not torch.equal(before, net.body.head.weight)
+    assert models.load(tmp_path / "ckpt.pth").spec.name == name
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike(tmp_path: Path) -> None:
+    """Fresh process: the compiler's warnings are not ours."""
+    code = (
+        "import sys, torch; from pathlib import Path; from tests.models.test_training import memory_run\n"
+        "from tests.models.train_worker import small\n"
+        "runs = []\n"
+        "for compiled in (False, True):\n"
+        "    torch.manual_seed(1)\n"
+        "    net = small(dropout_ratio=0.0)\n"
+        "    runs.append(memory_run(Path(sys.argv[1]) / str(compiled), epochs=1, net=net, compiled=compiled)[1])\n"
+        "assert all(abs(one.loss - other.loss) < 1e-4 for one, other in zip(*runs, strict=True)), runs\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=False, cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -31,10 +31,20 @@ HOW = dataclasses.replace(
 class MemoryClips:
     """Random clips, brighter in class 1; what ``data.TrainingClips`` is for files. Cuts any grid out of them."""
 
-    def __init__(self, num_clips: int, *, clip_len: int = 4, px: int = 16, channels: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_clips: int,
+        *,
+        clip_len: int = 4,
+        num_segments: int = 1,
+        px: int = 16,
+        channels: int = 3,
+        seed: int = 0,
+    ) -> None:
         random = torch.Generator().manual_seed(seed)
         self.labels = torch.arange(num_clips) % 2
-        shape = (num_clips, channels, clip_len, px, px)
+        self.num_segments = num_segments
+        shape = (num_clips, channels, clip_len * num_segments, px, px)
         self.x = torch.randint(0, 200, shape, dtype=torch.uint8, generator=random)
         self.x += (55 * self.labels).to(torch.uint8).view(-1, 1, 1, 1, 1)
         self.seed = seed
@@ -48,7 +58,8 @@ class MemoryClips:
         places = torch.from_numpy(order(len(self), seed=self.seed, epoch=epoch))
         for grid, share in zip(grids, shares(places, grids), strict=True):
             mine = share[rank::num_ranks]
-            x = self.x[mine][:, :, : grid.clip_len, : grid.crop_px, : grid.crop_px]
+            frames = grid.clip_len * self.num_segments
+            x = self.x[mine][:, :, :frames, : grid.crop_px, : grid.crop_px]
             yield Batch(x=x, labels=self.labels[mine], failed=())
 
 
