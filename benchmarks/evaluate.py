@@ -1,6 +1,6 @@
 """CPU of reading the 30 views of an accurate test (10 clips x 3 crops of 256): ours, the plain way, the limit.
 
-    python benchmarks/evaluate.py VIDEO [--rounds 7] [--memory] [--json OUT]
+    python benchmarks/evaluate.py VIDEO [--rounds 7] [--memory] [--peers PYTHON] [--json OUT]
 
 VIDEO is re-encoded into two files of 300 frames as copies of Kinetics have them: 256p with a keyframe every 250 frames
 and 320p with one every 32. Everything runs on one thread of this process, in turns; CPU is user + system.
@@ -9,12 +9,16 @@ and 320p with one every 32. Everything runs on one thread of this process, in tu
     convert  every frame decoded, the needed ones converted by swscale and dropped
     planes   ours up to what a GPU is sent: the needed frames before conversion, which the GPU does
     frames   ours up to what a CPU network is given: the needed frames, uint8 [n, H, W, C]
-    views    ours up to uint8 views [30, C, T, 256, 256], resized and cropped on the CPU
+    held     ours up to what the engine holds: those frames resized, planar, and the views as indices into them
+    views    ours up to uint8 views [30, C, T, 256, 256] in one piece, resized and cropped on the CPU
     plain    every frame decoded and converted, the needed ones resized by cv2, the views cut with numpy
+    decord   mmaction2's own transforms with its default decoder: views like ours, in another environment (--peers)
+    pyav     the same with its PyAV
 
 Prints the median and the range over the rounds of their ratios, and of our resize against cv2's. The views of both
 sides are compared to the bit. ``--memory`` then tests random networks on the 256p file, each in a process of its own:
-peak of the resident memory above what the process held before the first clip, on a CPU with --batch-views auto.
+peak of the resident memory above what the process held before the first clip, on a CPU with --batch-views auto; of
+mmaction2 only its reading. PYTHON is the interpreter of an environment with what mmaction2_views.py beside it asks for.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,9 +46,10 @@ import models
 from datakit import manifest, reader
 from evalkit import decode, infer, protocols, resize
 
-ACCURATE = protocols.get("slowonly", "accurate")
+ACCURATE = protocols.get("mmaction2-1x", "accurate")  # what mmaction2 of today samples
 NUM_FRAMES = 300
 FILES = {"256p keyframe/250": (456, 256, 250), "320p keyframe/32": (568, 320, 32)}
+DECODERS = ("decord", "pyav")
 SHAPES = {"4x16": (4, 16), "8x8": (8, 8), "32x2": (32, 2)}
 
 
@@ -123,6 +129,11 @@ def read_views(path: Path, spec: Spec) -> np.ndarray:
     return infer.Views(torch.from_numpy(frames), indices, plan).cut(range(plan.num_views)).numpy()
 
 
+def hold_views(path: Path, spec: Spec) -> None:
+    indices, frames, plan = read_frames(path, spec)
+    infer.Views(torch.from_numpy(frames), indices, plan)
+
+
 def plain(path: Path, spec: Spec) -> np.ndarray:
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -136,6 +147,37 @@ def plain(path: Path, spec: Spec) -> np.ndarray:
         for row in plan.frames.tolist()
     ]
     return np.ascontiguousarray(np.stack(clips).transpose(0, 4, 1, 2, 3))
+
+
+class Peer:
+    """mmaction2's transforms in an interpreter of their own."""
+
+    def __init__(self, python: str) -> None:
+        program = Path(__file__).with_name("mmaction2_views.py")
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def read(
+        self, path: Path, decoder: str, spec: Spec, num_clips: int = 10, save: Path | None = None
+    ) -> dict[str, float]:
+        request = {"path": str(path), "decoder": decoder, "clip_len": spec.clip_len, "num_clips": num_clips,
+                   "frame_interval": spec.frame_interval, "save": save and str(save)}  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"mmaction2_views.py ended; run it by hand: echo '{json.dumps(request)}'")
+        found: dict[str, float] = json.loads(answer)
+        return found
+
+    def close(self) -> None:
+        self.process.communicate()
 
 
 def cpu_s(work: Callable[[], Any]) -> float:
@@ -153,22 +195,33 @@ def line(name: str, ratio: dict[str, float]) -> str:
     return f"{name:36} {ratio['median']:5.2f}  ({ratio['min']:.2f} to {ratio['max']:.2f})"
 
 
-def measure(path: Path, spec: Spec, num_rounds: int) -> dict[str, dict[str, float]]:
-    if not np.array_equal(read_views(path, spec), plain(path, spec)):
+def measure(path: Path, spec: Spec, num_rounds: int, peer: Peer | None) -> dict[str, dict[str, float]]:
+    views = read_views(path, spec)
+    if not np.array_equal(views, plain(path, spec)):
         raise SystemExit(f"{path.name}: the views differ")
+    for decoder in DECODERS if peer else ():
+        saved = path.with_suffix(".npy")
+        peer.read(path, decoder, spec, save=saved)
+        if not np.array_equal(views, np.load(saved)):
+            raise SystemExit(f"{path.name}: the views differ from those of mmaction2 with {decoder}")
+    del views
     rounds = [
         {
             "limit": cpu_s(lambda: decode_only(path)),
             "convert": cpu_s(lambda: decode_and_convert(path, spec)),
             "planes": cpu_s(lambda: read_frames(path, spec, planes=True)),
             "frames": cpu_s(lambda: read_frames(path, spec)),
+            "held": cpu_s(lambda: hold_views(path, spec)),
             "views": cpu_s(lambda: read_views(path, spec)),
             "plain": cpu_s(lambda: plain(path, spec)),
+            **{decoder: peer.read(path, decoder, spec)["cpu_s"] for decoder in (DECODERS if peer else ())},
         }
         for _ in range(num_rounds)
     ]
-    pairs = [("planes", "limit"), ("frames", "limit"), ("frames", "convert"), ("views", "limit"), ("views", "plain"),
-             ("plain", "limit")]  # fmt: skip
+    pairs = [("planes", "limit"), ("frames", "limit"), ("frames", "convert"), ("held", "limit"), ("views", "limit"),
+             ("views", "plain"), ("plain", "limit")]  # fmt: skip
+    if peer:
+        pairs += [(ours, theirs) for theirs in DECODERS for ours in ("held", "views")]
     return {f"{ours} / {theirs}": ratios(rounds, ours, theirs) for ours, theirs in pairs}
 
 
@@ -195,6 +248,12 @@ MEMORY_CASES = {
 }
 
 
+PEER_MEMORY_CASES = {
+    "TSN 25x3@256": (Spec(clip_len=1, frame_interval=1), 25),
+    "SlowFast 10x3@256": (Spec(clip_len=32, frame_interval=2), 10),
+}
+
+
 def resident_kib(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
@@ -217,18 +276,20 @@ def main() -> None:
     parser.add_argument("video", type=Path, help="natural content, a few seconds")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with mmaction2")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     results: dict[str, Any] = {}
+    peer = Peer(args.peers) if args.peers else None
     with tempfile.TemporaryDirectory() as folder:
         for number, (file, (width, height, gop)) in enumerate(FILES.items()):
             path = Path(folder, f"{number}.mp4")
             encode(args.video, path, width, height, gop)
             for shape, (clip_len, frame_interval) in SHAPES.items():
                 spec = Spec(clip_len=clip_len, frame_interval=frame_interval)
-                results[f"{file}, {shape}"] = measure(path, spec, args.rounds)
+                results[f"{file}, {shape}"] = measure(path, spec, args.rounds, peer)
         for cell, found in results.items():
             print(cell)
             for name, ratio in found.items():
@@ -239,6 +300,15 @@ def main() -> None:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                     results["memory_mib"][name] = pool.submit(peak_memory, Path(folder, "0.mp4"), name).result()
                 print(f"{name:36} {results['memory_mib'][name]:5.0f} MiB")
+            for name, (spec, num_clips) in PEER_MEMORY_CASES.items() if peer else ():
+                for decoder in DECODERS:
+                    fresh = Peer(args.peers)
+                    found = fresh.read(Path(folder, "0.mp4"), decoder, spec, num_clips)["peak_mib"]
+                    fresh.close()
+                    results["memory_mib"][f"mmaction2's reading, {decoder}, {name}"] = found
+                    print(f"{f'mmaction2, {decoder}, {name}':36} {found:5.0f} MiB")
+    if peer:
+        peer.close()
     results["resize"] = measure_resize(args.rounds)
     print(line("resize, ours / cv2", results["resize"]))
     if args.json:
