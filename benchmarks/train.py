@@ -155,7 +155,7 @@ def plain_rate(net: zoo.Recognizer, how: recipe.Recipe, num_steps: int, device: 
         while True:
             loss = functional.cross_entropy(net(net.normalise(batch.x.to(device).float())), batch.labels.to(device))
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 40.0)
             optimiser.step()
             loss.item()
