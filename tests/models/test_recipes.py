@@ -47,8 +47,8 @@ def test_likeness_is_followed_and_results_are_not_inherited(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "epochs", "lr", "real_batch"),
     [("slowonly", 256, 0.2, 128), ("slowonly_imagenet", 150, 0.02, 128), ("slowonly_nl", 256, 0.01, 128),
-     ("slowonly_r101", 196, 0.2, 128), ("slowonly_flow", 256, 0.06, 192), ("gym99", 120, 0.03, 192),
-     ("gym99_flow", 120, 0.03, 192), ("jester", 64, 0.1, 64), ("sthv1", 64, 0.1, 64), ("slowfast_sthv1", 22, 0.06, 32),
+     ("slowonly_r101", 196, 0.2, 128), ("slowonly_flow", 256, 0.06, 192), ("gym99-rgb", 120, 0.03, 192),
+     ("gym99-flow", 120, 0.03, 192), ("jester", 64, 0.1, 64), ("sthv1", 64, 0.1, 64), ("slowfast_sthv1", 22, 0.06, 32),
      ("slowfast", 256, 0.1, 64), ("tsn", 100, 0.01, 256), ("tsm", 50, 0.02, 128), ("i3d", 100, 0.01, 64),
      ("slowonly_k600", 256, 0.15, 96), ("slowonly_k700", 256, 0.15, 96), ("gluoncv", 196, 0.1, 64)],
 )  # fmt: skip
