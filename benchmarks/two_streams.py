@@ -10,9 +10,9 @@ few clips to an event, and the official files are written as FineGym has them:
     ids       VIDEO_E_000001_000007_A_0000_0002 (whole seconds), times in a JSON as floats, labels as numbers
 
 with a TOML that differs from that of GYM99 in its facts alone. From there on every step is a command that a user types:
-prepare (which cuts the elements out of the videos), flow, train, test and fuse. Flow is stored twice, as JPEG and as
-video, and the networks trained on either are tested on both: what the video costs. The error of what is stored is
-measured against the flow computed anew.
+prepare (which cuts the elements out of the videos), flow, train, test and fuse. The flow of the validation clips is
+stored as video, too, and the network that was trained on JPEG is tested on both: what the video costs, without the
+chance of another training. The error of what is stored is measured against the flow computed anew.
 
 Run again, it goes on: every command does, and what is finished is left alone. The published rows stand beside the
 numbers with the reason why they cannot be compared.
@@ -196,24 +196,27 @@ def stages(out: Path, how: argparse.Namespace) -> Iterator[Stage]:
     if not how.quick:
         yield Stage(
             name="flow video",
-            arguments=(*flow_command(how), "--container", "mp4", "--data-root", str(out / "data-video"), *jobs),
+            arguments=(
+                *(*flow_command(how), "--container", "mp4", "--split", "val"),
+                *("--data-root", str(out / "data-video"), *jobs),
+            ),
         )
-    for stream, network, folder in streams(out, how):
-        train = ("models.train", network, "--data", str(folder), "--out", str(out / stream), "--recipe", "tiny")
-        much = ("--epochs", str(how.epochs), "--seed", str(how.seed))
-        yield Stage(name=f"train {stream}", arguments=(*train, *much), result=out / stream / "ckpt.pth")
-    for stream, _, _ in streams(out, how):
-        for other, _, folder in streams(out, how):
-            if stream.split("-")[0] == other.split("-")[0]:
-                to = tested(out, stream, other)
-                test = ("evalkit.run", str(out / stream / "ckpt.pth"), "--mode", "accurate", "--data", str(folder))
-                yield Stage(name=f"test {to.name}", arguments=(*test, "--out", str(to)), result=to / "metrics.json")
-    for fused, other in fusions(how):
-        both = [str(tested(out, stream, stream) / "scores.npz") for stream in ("rgb", other)]
+    for stream, network, folder in streams(out):
+        train = ("models.train", network, "--data", str(folder), "--out", str(out / "trained" / stream))
+        much = ("--recipe", "tiny", "--epochs", str(how.epochs), "--seed", str(how.seed))
+        yield Stage(name=f"train {stream}", arguments=(*train, *much), result=out / "trained" / stream / "ckpt.pth")
+    for name, stream, folder in tests(out, how):
+        test = ("evalkit.run", str(out / "trained" / stream / "ckpt.pth"), "--mode", "accurate", "--data", str(folder))
         yield Stage(
-            name=f"fuse {fused}",
-            arguments=("evalkit", "fuse", *both, "--weights", "1:1", "--out", str(out / fused)),
-            result=out / fused / "metrics.json",
+            name=f"test {name}", arguments=(*test, "--out", str(out / name)), result=out / name / "metrics.json"
+        )
+    for name, _, _ in tests(out, how)[1:]:
+        fused = out / name.replace("flow", "fused")
+        both = [str(out / one / "scores.npz") for one in ("rgb", name)]
+        yield Stage(
+            name=fused.name,
+            arguments=("evalkit", "fuse", *both, "--weights", "1:1", "--out", str(fused)),
+            result=fused / "metrics.json",
         )
 
 
@@ -221,21 +224,16 @@ def flow_command(how: argparse.Namespace) -> tuple[str, ...]:
     return ("datakit", "flow", NAME, "--variant", VARIANT, "--method", how.method, "--params", how.params)
 
 
-def streams(out: Path, how: argparse.Namespace) -> list[tuple[str, str, Path]]:
+def streams(out: Path) -> list[tuple[str, str, Path]]:
     """(stream, network, prepared variant) of each."""
-    found = [
-        ("rgb", NETWORKS["rgb"], out / "data" / NAME / VARIANT),
-        ("flow", NETWORKS["flow"], out / "data" / NAME / FLOW),
-    ]
-    return found if how.quick else [*found, ("flow-video", NETWORKS["flow"], out / "data-video" / NAME / FLOW)]
+    folder = out / "data" / NAME
+    return [("rgb", NETWORKS["rgb"], folder / VARIANT), ("flow", NETWORKS["flow"], folder / FLOW)]
 
 
-def fusions(how: argparse.Namespace) -> list[tuple[str, str]]:
-    return [("fused", "flow")] if how.quick else [("fused", "flow"), ("fused-video", "flow-video")]
-
-
-def tested(out: Path, stream: str, on: str) -> Path:
-    return out / (f"{stream}-accurate" if stream == on else f"{stream}-accurate-on-{on}")
+def tests(out: Path, how: argparse.Namespace) -> list[tuple[str, str, Path]]:
+    """(name, which network, what it is tested on) of each."""
+    found = [(stream, stream, folder) for stream, _, folder in streams(out)]
+    return found if how.quick else [*found, ("flow-video", "flow", out / "data-video" / NAME / FLOW)]
 
 
 def run(stage: Stage, environment: dict[str, str], seconds: dict[str, float]) -> None:
@@ -334,9 +332,9 @@ def stored_errors(out: Path, how: argparse.Namespace, count: int) -> dict[str, A
 
 
 def bytes_of(folder: Path) -> dict[str, Any]:
-    """Bytes of the clips of a prepared variant, and how many files they are."""
+    """Bytes of the validation clips of a prepared variant, and how many files they are."""
     sizes = []
-    for clip in manifest.read(folder).clips:
+    for clip in manifest.read(folder).split("val"):
         if clip.path is not None:
             parts = [clip.path] if clip.path.is_file() else sorted(clip.path.iterdir())
             sizes += [part.stat().st_size for part in parts]
@@ -422,8 +420,8 @@ def main() -> None:
             second_set(out)
         run(stage, environment, seconds)
         files.write_text(record, json.dumps(seconds, indent=1))
-    names = [tested(out, one, other).name for one, _, _ in streams(out, how) for other, _, _ in streams(out, how)]
-    folders = [out / name for name in [*names, *(fused for fused, _ in fusions(how))] if (out / name).is_dir()]
+    names = [name for name, _, _ in tests(out, how)]
+    folders = [out / name for name in [*names, *(name.replace("flow", "fused") for name in names[1:])]]
     result: dict[str, Any] = {
         "clips": str(how.clips.name),
         "flow": [how.method, how.params],
@@ -431,17 +429,13 @@ def main() -> None:
         "cpu_seconds": seconds,
         "published": published_rows(),
         "scores": {folder.name: numbers(folder) for folder in folders},
-        "bytes": {stream: bytes_of(folder) for stream, _, folder in streams(out, how)},
+        "bytes": {name: bytes_of(folder) for name, _, folder in tests(out, how)},
         "cut_shifts": cut_shifts(out, 4 if how.quick else 40),
     }
     if not how.quick:
         result["stored"] = stored_errors(out, how, 40)
-        pairs = {
-            "trained and tested on video, on jpeg": (out / "flow-video-accurate", out / "flow-accurate"),
-            "flow tested on video, on jpeg": (tested(out, "flow", "flow-video"), out / "flow-accurate"),
-            "fused, rgb": (out / "fused", out / "rgb-accurate"),
-        }
-        result["compared"] = {name: paired(*sides, environment) for name, sides in pairs.items()}
+        pairs = (("flow-video", "flow"), ("fused-video", "fused"), ("fused", "rgb"))
+        result["compared"] = {" ".join(pair): paired(out / pair[0], out / pair[1], environment) for pair in pairs}
     text = json.dumps(result, indent=1)
     files.write_text(how.json or out / "two-streams.json", text + "\n")
     print("\n" + "\n".join(lines_of(result)))
