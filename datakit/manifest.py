@@ -161,7 +161,7 @@ def from_list(list_file: str | Path, root: str | Path, classes: str | Path | Non
     entries = [(entry.path, entry.label) for entry in list_entries(list_path, folder)]
     highest = max(label for _, label in entries)
     if classes:
-        names = tuple(Path(classes).read_text(encoding="utf-8-sig").splitlines())
+        names = tuple(_lines(Path(classes)))
         if highest >= len(names):
             raise BadManifest(f"{list_path} has label {highest}, {classes} names only {len(names)} classes")
     else:
@@ -185,6 +185,15 @@ def from_list(list_file: str | Path, root: str | Path, classes: str | Path | Non
     return Manifest(name=list_path.stem, variant="foreign", classes=names, clips=tuple(clips))
 
 
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadManifest(
+            f"{file} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as such"
+        ) from None
+
+
 def ids_of(paths: Sequence[str]) -> list[str]:
     """The clip ids of somebody's list: file names without ending, or whole paths where two names are the same."""
     stems = [safe_name(stem(Path(path).name)) for path in paths]
@@ -203,7 +212,7 @@ def list_entries(list_file: Path, root: Path) -> list[ListEntry]:
     """The lines of somebody's list, as ``from_list`` says. Raises ``BadManifest`` with file and line."""
     entries = [
         _list_line(line.strip(), root, f"{list_file}:{number}")
-        for number, line in enumerate(list_file.read_text(encoding="utf-8-sig").splitlines(), start=1)
+        for number, line in enumerate(_lines(list_file), start=1)
         if line.strip()
     ]
     if not entries:

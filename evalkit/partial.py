@@ -6,8 +6,8 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.errors import DataError
+from datakit.errors import DataError, UsageError
 
 FILE_NAME = "partial.sqlite"  # of the first process; partial-1.sqlite, ... of the others
 COMMIT_EVERY_S = 1.0
@@ -46,14 +46,18 @@ class Partial:
     Each process of a run writes a file of its own (``rank``); ``absorb`` puts the others' into the first one's.
 
     A clip carries a ``stamp`` of its file; when the file is another one now, the clip counts as not scored.
-    Raises ``DataError`` when another run holds the file or it is damaged.
+    Raises ``DataError`` when another run holds the file, when it is damaged, and when the disk takes no more.
     """
 
     def __init__(self, folder: Path, run: str, rank: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder}: {error.strerror}; type --out DIR, a folder that can be made") from None
         self.path = folder / (f"partial-{rank}.sqlite" if rank else FILE_NAME)
         self._run = run
-        self._db = sqlite3.connect(self.path, timeout=1.0)
+        with self._writing():
+            self._db = sqlite3.connect(self.path, timeout=1.0)
         try:
             # The lock is kept until the end, so two runs never write the results of one folder at a time.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -65,11 +69,26 @@ class Partial:
             self._db.commit()
         except sqlite3.OperationalError as error:
             self._db.close()
+            if error.sqlite_errorcode not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise self._full(error) from error
             raise DataError(f"{folder}: another run writes there ({error}); wait for it, or type --out DIR") from error
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise DataError(f"{self.path} is damaged ({error}); delete it and run again") from error
         self._committed_s = time.monotonic()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise self._full(error) from error
+
+    def _full(self, error: sqlite3.OperationalError) -> DataError:
+        return DataError(
+            f"{self.path} cannot be written ({error}); mend that and run the same command again, what is finished "
+            "stays, or type --out DIR"
+        )
 
     def absorb(self) -> None:
         """Take in what the other processes of this run, or of one that was stopped, have finished, and their files."""
@@ -79,8 +98,9 @@ class Partial:
                     rows = db.execute("SELECT * FROM clips").fetchall()
             except sqlite3.DatabaseError as error:
                 raise DataError(f"{other} is damaged or in use ({error}); delete it and run again") from error
-            self._db.executemany("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._db.commit()
+            with self._writing():
+                self._db.executemany("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                self._db.commit()
             other.unlink()
 
     def load(self, stamps: Mapping[str, str], num_classes: int) -> dict[str, Scored]:
@@ -102,10 +122,11 @@ class Partial:
     def add(self, clip_id: str, stamp: str, scored: Scored) -> None:
         views = None if scored.views is None else scored.views.tobytes()
         row = (self._run, clip_id, stamp, scored.scores.tobytes(), views, scored.num_views, scored.num_planned)
-        self._db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        if time.monotonic() - self._committed_s >= COMMIT_EVERY_S:
-            self._db.commit()
-            self._committed_s = time.monotonic()
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            if time.monotonic() - self._committed_s >= COMMIT_EVERY_S:
+                self._db.commit()
+                self._committed_s = time.monotonic()
 
     def finish(self) -> None:
         """The results are in place: forget this run, and the file when no other run is in it."""
@@ -115,5 +136,8 @@ class Partial:
             self.path.unlink()
 
     def close(self) -> None:
-        self._db.commit()
-        self._db.close()
+        try:
+            with self._writing():
+                self._db.commit()
+        finally:
+            self._db.close()

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from PIL import Image
 
 import models
 from datakit import manifest
-from datakit.errors import DataError, NotComparable, ToolMissing, UsageError
+from datakit.errors import BadManifest, DataError, NotComparable, ToolMissing, UsageError
 from evalkit import fuse, infer, protocols, run, scores
 from evalkit import published as theirs
 from evalkit.partial import Partial, Scored, run_key
@@ -543,6 +544,31 @@ def test_a_damaged_partial_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "partial.sqlite").write_bytes(b"not a database, but long enough to look like a header of one")
     with pytest.raises(DataError, match="delete it and run again"):
         Partial(tmp_path, "run")
+
+
+def test_a_full_disk_says_what_to_do_and_what_was_kept_stays(tmp_path: Path) -> None:
+    with closing(Partial(tmp_path, "run")) as partial:
+        small = Scored(scores=np.zeros(17, np.float32), views=None, num_views=1, num_planned=1)
+        partial.add("clip0", "stamp", small)
+        partial._db.commit()
+        partial._db.execute("PRAGMA max_page_count = 8")  # sqlite's own way of being full
+        large = dataclasses.replace(small, views=np.zeros((9000, 17), np.float16))
+        with pytest.raises(DataError, match=r"partial\.sqlite cannot be written .*full.*what is finished stays"):
+            partial.add("clip1", "stamp", large)
+    with closing(Partial(tmp_path, "run")) as partial:
+        assert "clip0" in partial.load({"clip0": "stamp"}, 17)
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/below"])
+def test_a_folder_that_cannot_be_made_is_named(place: str) -> None:
+    with pytest.raises(UsageError, match=f"{place}: .*type --out DIR"):
+        Partial(Path(place), "run")
+
+
+def test_a_list_that_is_no_text_is_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("vidéo.mp4 1\n".encode("latin-1"))
+    with pytest.raises(BadManifest, match=r"list\.txt is no text in UTF-8"):
+        call(checkpoint, "--mode", "efficient", "--list", tmp_path / "list.txt", "--root", tmp_path)
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
