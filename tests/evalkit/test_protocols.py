@@ -119,16 +119,18 @@ def test_every_network_can_be_tested_whoever_wrote_its_file() -> None:
     table = manifests.read("models")["networks"]
     origins = {origin for row in manifests.read("protocols").values() for origin in row.get("origin", ())}
     assert origins == {"mmaction2-1.x", "pyslowfast", "pyslowfast-caffe2", "pytorchvideo", "gluoncv"}
-    for row in table.values():
+    keys = ("clip_len", "frame_interval", "num_segments")
+    alike = {(row.get("protocol", row["family"]), *(row.get(key) for key in keys)) for row in table.values()}
+    for name, clip_len, frame_interval, num_segments in alike:
         for origin in (*origins, "ours", "mmaction2-0.x", "torchvision"):
-            network = Network(row.get("protocol", row["family"]), origin, row.get("num_segments"))
+            network = Network(name, origin, num_segments)
             for mode in protocols.MODES:
                 found = protocols.for_network(network, mode)
                 frames = views.frame_indices(
-                    found.sampling, 300, row["clip_len"], row["frame_interval"], found.num_clips, 30.0, **found.options
+                    found.sampling, 300, clip_len, frame_interval, found.num_clips, 30.0, **found.options
                 )
                 if found.aggregation == "segment-logit-mean":
-                    assert len(frames) % row["num_segments"] == 0, network
+                    assert len(frames) % num_segments == 0, network
 
 
 @pytest.mark.parametrize(
