@@ -48,7 +48,7 @@ def test_published_names_are_found(tmp_path: Path) -> None:
         "-bbbbbbbbbb.mp4.mkv",
         "deep/er/ccccccccccc.mp4.webm",
         "ddddddddddd.avi",
-        "eeeeeeeeeee.mp4",  # which of its two moments? nobody can tell
+        "eeeeeeeeeee.mp4",  # two moments are listed: the whole video, or prepare refuses it (test_prepare)
         "._fffffffffff.mp4",  # an Apple double, not a video
     ):
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +59,8 @@ def test_published_names_are_found(tmp_path: Path) -> None:
         "-bbbbbbbbbb_000002_000012": "-bbbbbbbbbb.mp4.mkv",
         "ccccccccccc_000003_000013": "ccccccccccc.mp4.webm",
         "ddddddddddd_000004_000014": "ddddddddddd.avi",
-        "eeeeeeeeeee_000005_000015": None,
-        "eeeeeeeeeee_000050_000060": None,
+        "eeeeeeeeeee_000005_000015": "eeeeeeeeeee.mp4",
+        "eeeeeeeeeee_000050_000060": "eeeeeeeeeee.mp4",
         "fffffffffff_000007_000017": None,
     }
 

@@ -18,7 +18,7 @@ import pytest
 from datakit import manifest
 from evalkit import scores
 
-pytestmark = pytest.mark.needs_shared
+pytestmark = [pytest.mark.needs_shared, pytest.mark.slow]  # a minute or more: prepares, trains and tests whole
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = CHECKOUT / "benchmarks" / "two_streams.py"
 CLASSES = ("01_Horizontal_swiping", "02_Swiping_Up", "16_CCW_Rotation", "17_CW_Rotation")
