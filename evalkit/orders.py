@@ -130,12 +130,12 @@ def _known(score_set: ScoreSet) -> Iterator[tuple[str, tuple[str, ...], Side, tu
         bases = [tuple(score_set.classes)] if named else list(orders)
         for base in bases:
             place = {one: number for number, one in enumerate(base)}
-            for order, names in orders.items():
-                column_of = {one: number for number, one in enumerate(order)}
+            for names_in_order, names in orders.items():
+                column_of = {one: number for number, one in enumerate(names_in_order)}
                 shown = tuple(one for one in names if one != labels.OFFICIAL) or tuple(names)
                 tries: tuple[tuple[Side, tuple[str, ...], tuple[int, ...]], ...] = (
-                    ("columns", order, tuple(column_of[one] for one in base)),
-                    ("labels", base, tuple(place[one] for one in order)),
+                    ("columns", names_in_order, tuple(column_of[one] for one in base)),
+                    ("labels", base, tuple(place[one] for one in names_in_order)),
                 )
                 for side, columns, places in tries:
                     if places not in seen:

@@ -481,7 +481,8 @@ def _value(labels: NDArray[np.int64], right: NDArray[np.bool_], metric: compare.
 
 def _right(scores: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """bool [N]; a clip without a label is not right."""
-    return (metrics.ranks(scores, np.maximum(labels, 0)) == 0) & (labels >= 0)
+    first: NDArray[np.bool_] = metrics.ranks(scores, np.maximum(labels, 0)) == 0
+    return first & (labels >= 0)
 
 
 def _rows(side: ScoreSet) -> dict[str, int]:

@@ -25,8 +25,11 @@ def scores(
     keep_views: bool = True,
     **signature: str,
 ) -> ScoreSet:
-    """Scores under the SlowOnly protocol of ``mode``. Runs of one ``seed`` see the same clips with the same network: they
-    differ by their views, by ``skill``, and a little by the ``copy`` of the files."""
+    """Scores under the SlowOnly protocol of ``mode``.
+
+    Runs of one ``seed`` see the same clips with the same network: they differ by their views, by ``skill``, and a
+    little by the ``copy`` of the files.
+    """
     protocol = protocols.get("slowonly", mode)
     rng = np.random.default_rng(seed)
     labels = np.arange(len(ids)) % NUM_CLASSES
