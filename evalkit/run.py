@@ -674,7 +674,7 @@ def estimated(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
 
 def report(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> int:
     """Print the numbers; returns the exit code."""
-    from . import groups, metrics
+    from . import groups, metrics, remarks
     from . import published as theirs
 
     if args.json:
@@ -690,7 +690,7 @@ def report(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_
         beside = theirs.beside(score_set)
         if spec.published and all(one.row["file"] != spec.published.get("file") for one in beside):
             print(f"published   {theirs.said(spec.published)}")  # of a set that this one does not name itself after
-        for line in theirs.lines(score_set):
+        for line in [*theirs.lines(score_set), *remarks.lines(score_set)]:
             print(line)
         for entry in score_set.missing[:SHOWN]:
             print(f"missing     {entry['id']}: {entry['reason']}")
