@@ -433,7 +433,7 @@ def _cut_out(moment: tuple[float, float], info: probe.MediaInfo) -> str:
 
 
 def short(spec: ClipSpec, duration_s: float) -> str:
-    """What to say of a whole clip that is shorter than its list says (one in twenty of Kinetics-700-2020's test videos);
+    """What to say of a whole clip that is shorter than its list says, as one in twenty of Kinetics-700-2020 test is;
     empty when it is not."""
     if spec.start_s is None or spec.end_s is None:
         return ""
