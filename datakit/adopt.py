@@ -381,7 +381,7 @@ class _Finder:
 
     def __init__(self, root: Path, dataset: Dataset | None) -> None:
         self._root = root
-        self._frame_name = dataset.layout.frame_names.format(1) if dataset else ""
+        self._pictures = dataset is not None and bool(dataset.layout.frame_names)
         self._index: dict[str, list[Path]] | None = None
 
     def __call__(self, listed: str) -> Path | None:
@@ -392,7 +392,7 @@ class _Finder:
                 return path
         if self._index is None:
             self._index = local.index(self._root)
-            if self._frame_name:
-                self._index = {**self._index, **local.index(self._root, self._frame_name)}
+            if self._pictures:
+                self._index = {**self._index, **local.index(self._root, pictures=True)}
         found = self._index.get(stem(Path(listed).name), [])
         return found[0] if len(found) == 1 else None

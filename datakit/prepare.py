@@ -22,7 +22,7 @@ from . import catalog, console, encode, estimate, fetch, files, folders, labels,
 from .annotations import JOURNAL, ClipSpec, stem
 from .asked import clips_asked_for
 from .catalog import Dataset, Layout, Variant
-from .errors import Damaged, ItemError, Refused, Retryable, UsageError
+from .errors import Damaged, ItemError, Refused, Retryable, Unreadable, UsageError
 from .journal import Journal, Outcome
 from .layout import FILE_STAGE, SOURCE_STAGE, final_path, key, stage_of
 from .probe import Checked
@@ -353,7 +353,7 @@ def _make(job: Job, source_sha256: str, info: probe.MediaInfo) -> dict[str, dict
         if len(counts) > 1:
             raise Retryable(f"the variants came out with different numbers of frames: {sorted(counts)}")
         complaints = encoded[0].complaints if encoded else encode.complaints(job.source, part)
-        verdict = _verdict(counts.pop(), shown, complaints)
+        verdict = _verdict(counts.pop(), shown, complaints, pictures=job.source.is_dir())
         if guessed:
             verdict["message"] = "; ".join(filter(None, [_cut_out(guessed, info), verdict["message"]]))
         elif part is None and not verdict["message"]:
@@ -381,6 +381,12 @@ def _copied(job: Job) -> encode.Encoded:
     try:
         folders.copy(job.source, part, job.frame_names)
         return encode.Encoded(part=part, checked=encode.check(part), complaints="")
+    except Unreadable as error:
+        encode.discard([part])
+        message = str(error)
+        for number, path in enumerate(folders.frame_files(job.source), start=1):  # name their file, not our copy of it
+            message = message.replace(str(part / job.frame_names.format(number)), path.name)
+        raise Unreadable(message) from None
     except BaseException:
         encode.discard([part])
         raise
@@ -453,15 +459,18 @@ def _refuse_changing_shape(first: tuple[int, int], others: Iterable[tuple[int, i
             )
 
 
-def _verdict(frames: int, info: probe.MediaInfo | probe.Part, complaints: str) -> dict[str, Any]:
-    """ok, or damaged with the share of the promised frames that came out."""
+def _verdict(
+    frames: int, info: probe.MediaInfo | probe.Part, complaints: str, *, pictures: bool = False
+) -> dict[str, Any]:
+    """ok, or damaged with the share of the promised frames that came out. Of a folder of ``pictures`` all must."""
     cut_short = info.expected_frames > info.num_packets
-    if not complaints and not cut_short:
-        return {"status": "ok", "error": "", "message": "", "data": {"share": 1.0}}
     share = min(1.0, frames / max(1, info.expected_frames))
-    reason = (
-        complaints or f"the file ends before {'its header' if isinstance(info, probe.MediaInfo) else 'the list'} says"
-    )
+    # Decoders give up without a word: ffmpeg takes an empty JPEG file for the end of its series.
+    silent = frames < info.expected_frames if pictures else share < SHORT_SHARE
+    if not complaints and not cut_short and not silent:
+        return {"status": "ok", "error": "", "message": "", "data": {"share": 1.0}}
+    ends = f"the file ends before {'its header' if isinstance(info, probe.MediaInfo) else 'the list'} says"
+    reason = complaints or (ends if cut_short else "the decoder stopped without a word")
     whole = f"all {frames} frames can be decoded, but with errors"
     part = f"{frames} of {info.expected_frames} frames can be decoded"
     message = f"{whole if share == 1 else part}: {reason}"
