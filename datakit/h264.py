@@ -12,11 +12,14 @@ or 2. Anything else is ``Unproven``, which costs time and nothing else.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 SLICE, IDR_SLICE, SEI, SPS, PPS, DELIMITER, FILLER = 1, 5, 6, 7, 8, 9, 12
 HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 HEADER_BYTES = 24  # more than the fields up to the order of a slice's header can take
+# ue(v): n zeros, a one, n more bits.
+GOLOMB = "(?:" + "|".join(f"0{{{zeros}}}1.{{{zeros}}}" for zeros in range(17)) + ")"
 
 
 class Unproven(Exception):
@@ -53,12 +56,17 @@ class Headers:
                     self._read_pps(one)
         except (IndexError, ValueError) as error:
             raise Unproven("parameter sets that end early") from error
+        # First macroblock (0), slice type, PPS, number of the frame, whether a field, number of the IDR, order.
+        field = "(.)" if self._may_be_fields else "()"
+        order = f"(.{{{self._order_bits}}})({GOLOMB})?"
+        fields = [f"1{GOLOMB}({GOLOMB})(.{{{self._frame_bits}}}){field}{number}{order}" for number in ("", GOLOMB)]
+        self._shown, self._fresh = (re.compile(each) for each in fields)
         self._epoch = self._frame = self._msb = self._lsb = 0  # of the latest reference picture
 
     def _read_sps(self, found: list[bytes]) -> None:
         if len(found) != 1:
             raise Unproven(f"{len(found)} SPS")
-        bits = _Bits(found[0][1:])
+        bits = _Fields(found[0][1:])
         profile = bits.fixed(8)
         bits.fixed(16)
         bits.golomb()
@@ -71,11 +79,10 @@ class Headers:
             if bits.fixed(1):
                 raise Unproven("scaling matrices")
         self._frame_bits = bits.golomb() + 4
-        self._order_type = bits.golomb()
-        if self._order_type == 0:
-            self._order_bits = bits.golomb() + 4
-        elif self._order_type != 2:
-            raise Unproven(f"order of type {self._order_type}")
+        order_type = bits.golomb()
+        if order_type not in (0, 2):
+            raise Unproven(f"order of type {order_type}")
+        self._order_bits = bits.golomb() + 4 if order_type == 0 else 0  # 0: shown as decoded
         bits.golomb()
         if bits.fixed(1):
             raise Unproven("gaps in the frames' numbers are allowed")
@@ -84,7 +91,7 @@ class Headers:
         self._may_be_fields = not bits.fixed(1)
 
     def _read_pps(self, unit: bytes) -> None:
-        bits = _Bits(unit[1:])
+        bits = _Fields(unit[1:])
         number = bits.golomb()
         bits.golomb()
         bits.fixed(1)
@@ -111,36 +118,35 @@ class Headers:
                 raise Unproven(f"NAL units of type {kind}")
         if not begin:
             raise Unproven("a packet without a picture")
-        try:
-            bits = _Bits(packet[begin : begin + HEADER_BYTES])
-            return self._numbered(bits, fresh=head & 31 == IDR_SLICE, idle=head & 96 == 0)
-        except (LookupError, ValueError) as error:
-            raise Unproven("a slice that ends early or names no PPS") from error
+        return self._numbered(_bits(packet[begin : begin + HEADER_BYTES]), head & 31 == IDR_SLICE, head & 96 == 0)
 
-    def _numbered(self, bits: _Bits, *, fresh: bool, idle: bool) -> Picture:
-        if bits.golomb() != 0:
-            raise Unproven("a picture without its beginning")
-        bits.golomb()
-        two_orders = self._two_orders[bits.golomb()]
-        frame = bits.fixed(self._frame_bits)
-        if self._may_be_fields and bits.fixed(1):
+    def _numbered(self, bits: str, fresh: bool, idle: bool) -> Picture:
+        found = (self._fresh if fresh else self._shown).match(bits)
+        if found is None:
+            raise Unproven("a slice that ends early or does not begin its picture")
+        pps, number, field, lsb, second = found.groups()
+        if field == "1":
             raise Unproven("fields")
         if fresh:
-            bits.golomb()
             self._epoch += 1
             self._msb = self._lsb = 0
         if self._epoch == 0 or (fresh and idle):
             raise Unproven("a stream that does not begin with an IDR picture")
+        frame = int(number, 2)
         if frame != (0 if fresh else (self._frame + 1) % (1 << self._frame_bits)):
             raise Unproven("a gap in the frames' numbers")
-        if self._order_type == 2:  # as decoded
-            order = self._lsb = self._lsb + 1
-        else:
-            order = self._count(bits.fixed(self._order_bits), keep=not idle)
-            if two_orders:
-                order += min(0, bits.signed())
         if not idle:
             self._frame = frame
+        if not lsb:
+            order = self._lsb = self._lsb + 1
+        else:
+            order = self._count(int(lsb, 2), keep=not idle)
+            two_orders = self._two_orders.get(int(pps, 2) - 1)
+            if two_orders is None or (two_orders and second is None):
+                raise Unproven("a slice that names no PPS or ends early")
+            if two_orders:  # se(v): odd codes are positive; what is shown first counts
+                code = int(second, 2) - 1
+                order -= 0 if code % 2 else code // 2
         return Picture(fresh=fresh, idle=idle, order=(self._epoch, order))
 
     def _count(self, lsb: int, *, keep: bool) -> int:
@@ -156,12 +162,17 @@ class Headers:
         return msb + lsb
 
 
-class _Bits:
-    """The bits of a NAL unit behind its first byte, read one field after the other (7.2, 9.1)."""
+def _bits(unit: bytes) -> str:
+    """The bits of a NAL unit behind its first byte, without what only keeps start codes away (7.3.1)."""
+    payload = unit.replace(b"\0\0\3", b"\0\0")
+    return f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}"
+
+
+class _Fields:
+    """One field after the other (7.2, 9.1)."""
 
     def __init__(self, unit: bytes) -> None:
-        payload = unit.replace(b"\0\0\3", b"\0\0")
-        self._text = f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}"
+        self._text = _bits(unit)
         self._at = 0
 
     def fixed(self, length: int) -> int:
@@ -175,10 +186,6 @@ class _Bits:
         length = one - self._at
         self._at = one
         return self.fixed(length + 1) - 1
-
-    def signed(self) -> int:
-        code = self.golomb()
-        return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
 def _parameter_sets(extradata: bytes) -> list[bytes]:
