@@ -45,7 +45,7 @@ def frame_indices(
     options  mmaction2    twice_sample=False, out_of_bound_opt="loop"|"repeat_last", sampler="segments"|"dense",
                           sample_range=64 and num_sample_positions=10 of the dense one
              1.x alone    target_fps=None (the dense one does not look at it), sampler="uniform"
-             pyslowfast   target_fps=30, use_offset=False
+             pyslowfast   target_fps=30, use_offset=False, or sampler="uniform", which looks at no time (Ssv2)
              torchvision  frame_rate=15 (None: the video's own), step_between_clips=1; ``frame_interval`` says nothing
     Raises ``DataError`` where the rule cannot answer (no frames, or a rule by time without ``fps``), ``TypeError`` for
     an option that the rule does not have.
@@ -264,11 +264,18 @@ def _pyslowfast(
     *,
     target_fps: float = 30,
     use_offset: bool = False,
+    sampler: Literal["time", "uniform"] = "time",
 ) -> Indices:
     """Clips of a fixed duration; starts divide the free length by ``num_clips`` (with ``use_offset`` by one less).
 
     So without ``use_offset`` the last clip never reaches the end, and 32x2 at 30 fps is 0, 2, ..., 60, 63.
+    "uniform", its rule for Something-Something: the middle of each of ``clip_len`` segments, the same in every clip.
     """
+    if sampler == "uniform":  # slowfast/datasets/ssv2.py, get_seq_frames
+        edges = np.round(np.arange(clip_len + 1) * ((total_frames - 1) / clip_len)).astype(np.int64)
+        return np.tile((edges[:-1] + edges[1:]) // 2, (num_clips, 1))
+    if sampler != "time":
+        raise ValueError(f"sampler={sampler!r}: pyslowfast has time and uniform")
     span = max(1.0, frame_interval * clip_len / target_fps * _known("pyslowfast", fps))
     starts = _pyslowfast_starts(total_frames, span, num_clips, use_offset)
     rows = [_linspace(start, start + span - 1, clip_len) for start in starts]

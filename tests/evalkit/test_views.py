@@ -102,6 +102,14 @@ def test_starts_of_pyslowfast(others: dict[str, Any]) -> None:
         assert [[start, start + case["clip_size"] - 1] for start in found] == case["start_end"], case
 
 
+def test_frames_of_pyslowfast_on_something_something() -> None:
+    found = views.frame_indices("pyslowfast", 50, 8, 2, 2, sampler="uniform")
+    assert found.tolist() == [[3, 9, 15, 21, 27, 34, 40, 46]] * 2  # (round(6.125 i) + round(6.125 (i + 1))) // 2
+    assert views.frame_indices("pyslowfast", 1, 4, 2, 1, sampler="uniform").tolist() == [[0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="time and uniform"):
+        views.frame_indices("pyslowfast", 50, 8, 2, 2, 30.0, sampler="dense")
+
+
 def test_fps_may_be_a_fraction() -> None:
     for rule in ("pyslowfast", "torchvision"):
         exact = views.frame_indices(rule, 300, 8, 8, 5, Fraction(30, 1))
