@@ -100,6 +100,20 @@ def test_what_the_scores_are(tmp_path: Path) -> None:
     assert interop._kind(np.log(softmax))[1:] == ("logit", 1)
     assert interop._kind(softmax * 7.3)[1:] == ("logit", 1)
     assert interop._kind(softmax * np.arange(1, 7, dtype=np.float32)[:, None])[1:] == ("logit", 1)
+    assert interop._kind(softmax * 700.4)[1:] == ("logit", 1)
+
+
+def test_views_that_were_added_twice_and_rows_of_nan() -> None:
+    """PySlowFast on several GPUs pads with copies, and adds their scores again."""
+    softmax = probabilities()
+    times = np.float32([30, 30, 30, 30, 31, 33])[:, None]
+    shares, kind, divided_by = interop._kind(softmax * times)
+    assert (kind, divided_by) == ("prob", 30)
+    np.testing.assert_allclose(shares, softmax, rtol=1e-6)
+    softmax[2, 1] = np.nan
+    shares, kind, _ = interop._kind(softmax * 30)
+    assert kind == "prob"
+    np.testing.assert_allclose(shares, softmax, rtol=1e-6)
 
 
 def test_tensors_of_every_kind(tmp_path: Path) -> None:
