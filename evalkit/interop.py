@@ -71,6 +71,13 @@ class Result:
         if len(ids) != num_rows:
             raise DataError(f"{self.path} has {num_rows} rows, the list {len(ids)}: it is of another list")
         wanted = None if labels is None else np.asarray(labels, dtype=np.int64)
+        if wanted is not None and not -1 <= wanted.min() <= wanted.max() < num_classes:
+            from_one = wanted.min() == 1 and wanted.max() == num_classes
+            raise DataError(
+                f"{self.path} has scores of {num_classes} classes, 0 to {num_classes - 1}, the list labels from "
+                f"{wanted.min()} to {wanted.max()}: "
+                + ("it counts from 1; write labels that count from 0" if from_one else "it is of another set")
+            )
         if wanted is not None and self.labels is not None and (wanted != self.labels).any():
             row = int(np.flatnonzero(wanted != self.labels)[0])
             raise DataError(

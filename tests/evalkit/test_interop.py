@@ -346,6 +346,24 @@ def test_names_in_the_file_need_no_list(tmp_path: Path, capsys: pytest.CaptureFi
     np.testing.assert_allclose(found.scores, 2 * want, rtol=1e-6)
 
 
+def test_lists_that_cannot_be_the_files_are_named(tmp_path: Path) -> None:
+    dump(tmp_path / "r.pkl", list(probabilities()))
+
+    def said(lines: str, *more: str) -> str:
+        (tmp_path / "list.txt").write_text(lines)
+        arguments = ["show", str(tmp_path / "r.pkl"), "--list", str(tmp_path / "list.txt"), *more]
+        with pytest.raises((UsageError, DataError)) as raised:
+            command.main(arguments)
+        return str(raised.value)
+
+    six = [f"v/{letter}.mp4" for letter in "abcdef"]
+    from_one = "".join(f"{path} {min(number, 4)}\n" for number, path in enumerate(six, start=1))
+    assert "it counts from 1; write labels that count from 0" in said(from_one)
+    assert "labels from 3 to 8: it is of another set" in said("".join(f"{p} {n}\n" for n, p in enumerate(six, start=3)))
+    assert "lists v/a.mp4 twice" in said("".join(f"{path} 0\n" for path in [*six[:5], "v/a.mp4"]))
+    assert "--classes none.txt is not there" in said("".join(f"{path} 0\n" for path in six), "--classes", "none.txt")
+
+
 def test_show_a_foreign_file(
     golden_files: tuple[Path, dict[str, np.ndarray], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
