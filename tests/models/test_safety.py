@@ -74,6 +74,7 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 FORMS: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
     "zip": ("x.pth", lambda value, path: torch.save(value, path)),
     "legacy": ("x.pyth", lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False)),
+    "pickle 0": ("x.pkl", lambda value, path: path.write_bytes(pickle.dumps(value, 0)) and None),
     "pickle 2": ("x.pkl", lambda value, path: path.write_bytes(pickle.dumps(value, 2)) and None),
     "pickle 5": ("x.pth", lambda value, path: path.write_bytes(pickle.dumps(value, 5)) and None),
 }
