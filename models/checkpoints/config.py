@@ -87,6 +87,8 @@ def network_facts(model: dict[str, Any]) -> dict[str, Any]:
                 raise CheckpointError(f"its config has {key} = {table[key]}; the networks here have {value}")
     found = {"with_pool1": True} | DEFAULTS.get(str(backbone.get("type")), {})
     found |= {key: backbone[key] for key in INVISIBLE if backbone.get(key) is not None}
+    if backbone.get("is_shift") is False:
+        found.pop("shift_div", None)
     norm = backbone.get("norm_cfg")
     if isinstance(norm, dict) and "eps" in norm:
         found["eps"] = norm["eps"]
