@@ -146,15 +146,20 @@ def _row(spec: ClipSpec, found: Outcome | None, place: dict[str, int], allowed: 
     if spec.source is None:
         return {**row, "status": "missing", "reason": "no file of that name"}
     if not spec.source.exists():
-        return {**row, "status": "lost" if found else "missing", "reason": f"{spec.source} is not there"}
+        return {**row, "status": "lost" if found and found.status != "failed" else "missing", "reason": f"{spec.source} is not there"}
     if found is None or found.data.get("path") != str(spec.source):
         return {**row, "status": "pending"}
     if found.status == "failed":
         return {**row, "status": found.error.lower(), "reason": found.message}
     row |= {"status": found.status, "reason": found.message or None}
+    facts = {name: found.data[name] for name in lists.FACTS}
+    if prepare.is_longer(spec, facts["duration_s"]):
+        what = f"{facts['duration_s']:.0f} s long, so the whole video and not the clip; prepare cuts clips out of it"
+        return {**row, "status": Refused.__name__.lower(), "reason": what}
     if found.status == "damaged" and found.data["share"] < allowed:
         return row
-    facts = {name: found.data[name] for name in lists.FACTS}
+    if not row["reason"] and facts["duration_s"]:  # pictures have no clock
+        row["reason"] = prepare.short(spec, facts["duration_s"]) or None
     return {**row, **facts, "path": str(spec.source), "source_sha256": found.data["sha256"]}
 
 
@@ -173,13 +178,14 @@ def adopt_one(job: Job) -> Outcome:
     stat = folders.stat(job.path)
     at = {"path": str(job.path), "stat": stat}
     try:
+        promised = _promised_frames(job.path)  # first: it says best what is wrong with a file
         checked, broken, complaints = encode.examine(job.path)
-        expected = _expected_frames(job.path, checked.frames)
     except ItemError as error:
         message = str(error).replace(f"{job.path}: ", "").replace(f"{job.path.name}: ", "")
         return Outcome(id=job.id, stage=STAGE, status="failed", error=type(error).__name__, message=message, data=at)
     facts = asdict(checked)
     del facts["tag"]
+    expected = promised or checked.frames
     share = min(1.0, checked.frames / max(1, expected))
     data = {**at, **facts, "encoder": "theirs", "share": round(share, 4)}
     reason = broken or complaints or ("the file ends before its header says" if share < 0.9 else "")
@@ -191,13 +197,14 @@ def adopt_one(job: Job) -> Outcome:
     )
 
 
-def _expected_frames(path: Path, frames: int) -> int:
+def _promised_frames(path: Path) -> int | None:
+    """How many frames the file's header says it has; ``None`` where nothing says so."""
     if path.is_dir():
-        return frames
+        return None
     try:
         return probe.media_info(path).expected_frames
     except Refused:  # HDR: no picture for our variants, but theirs may be what it likes
-        return frames
+        return None
 
 
 def _settled(known: Outcome | None, path: Path, retry_failed: bool) -> bool:
@@ -374,7 +381,7 @@ class _Finder:
 
     def __init__(self, root: Path, dataset: Dataset | None) -> None:
         self._root = root
-        self._frame_name = dataset.layout.frame_names.format(1) if dataset else ""
+        self._pictures = dataset is not None and bool(dataset.layout.frame_names)
         self._index: dict[str, list[Path]] | None = None
 
     def __call__(self, listed: str) -> Path | None:
@@ -385,7 +392,7 @@ class _Finder:
                 return path
         if self._index is None:
             self._index = local.index(self._root)
-            if self._frame_name:
-                self._index = {**self._index, **local.index(self._root, self._frame_name)}
+            if self._pictures:
+                self._index = {**self._index, **local.index(self._root, pictures=True)}
         found = self._index.get(stem(Path(listed).name), [])
         return found[0] if len(found) == 1 else None

@@ -86,6 +86,13 @@ def official(journal: Journal, dataset: Dataset | None, specs: Iterable[ClipSpec
     return tuple(sorted({spec.label for spec in specs if spec.label}))
 
 
+def class_folder(dataset: Dataset | None) -> Callable[[str], str]:
+    """How torchvision names the folder of a class, so that a tree of such folders is numbered as ``torchvision`` says:
+    its own reader of Kinetics drops brackets and apostrophes."""
+    bare = dataset is not None and dataset.label_orders.get("torchvision") == "bare-folders"
+    return bare_name if bare else safe_name
+
+
 def distinct(names: Iterable[str]) -> list[str]:
     """Names on one line each, and no two alike: the second "round-off" becomes "round-off [2]"."""
     seen = Counter[str]()

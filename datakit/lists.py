@@ -20,14 +20,14 @@ import shutil
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 
 from . import __version__, encode, files, fingerprint, labels, manifest
-from .annotations import ClipSpec, safe_name, stem
+from .annotations import ClipSpec, bare_name, safe_name, stem
 from .catalog import Dataset, Variant
 from .errors import BadManifest, UsageError
 from .journal import Journal, Outcome
@@ -173,33 +173,41 @@ def _write_split(folder: Path, split: str, rows: Sequence[dict[str, Any]]) -> No
 def _reachable(folder: Path, row: dict[str, Any]) -> str:
     """The path of a clip without white space, if there is one: its own, else its link in the tree."""
     path = str(row["path"])
-    link = _link(row)
-    return path if path.split() == [path] or not (folder / link).is_symlink() else str(link)
+    if path.split() == [path]:
+        return path
+    links = (_link(row, class_folder) for class_folder in (safe_name, bare_name))
+    return next((str(link) for link in links if (folder / link).is_symlink()), path)
 
 
-def _link(row: dict[str, Any]) -> Path:
+def _link(row: dict[str, Any], class_folder: Callable[[str], str]) -> Path:
     suffix = row["path"].removeprefix(stem(row["path"]))
     name = f"{safe_name(row['id'])}{suffix}"
-    return Path(TREE, row["split"], *([safe_name(row["label"])] if row["label"] else []), name)
+    return Path(TREE, row["split"], *([class_folder(row["label"])] if row["label"] else []), name)
 
 
-def write_tree(folder: Path, rows: Iterable[dict[str, Any]], classes: Sequence[str]) -> int:
+def write_tree(
+    folder: Path,
+    rows: Iterable[dict[str, Any]],
+    classes: Sequence[str],
+    class_folder: Callable[[str], str] = safe_name,
+) -> int:
     """Make ``tree/{split}/{class}/``: a link for every clip that has a file and a label, whole or not at all.
 
-    A class without clips gets its folder too: torchvision numbers folders, and one less would shift every number behind
-    it. Returns the number of links. Raises ``BadManifest`` when two clips would get one name.
+    ``class_folder`` names the folder of a class (``labels.class_folder``). A class without clips gets its folder too:
+    torchvision numbers folders, and one less would shift every number behind it. Returns the number of links.
+    Raises ``BadManifest`` when two clips would get one name.
     """
     linked = [row for row in rows if row["path"] and row["label"]]
-    names = Counter(_link(row) for row in linked)
+    names = Counter(_link(row, class_folder) for row in linked)
     if names and names.most_common(1)[0][1] > 1:
         raise BadManifest(f"{folder}: two clips would both be {names.most_common(1)[0][0]}; rename one of them")
     part, final = folder / f"tree.{uuid.uuid4().hex}.part", folder / TREE
     try:
         for split in {row["split"] for row in linked}:
             for name in classes:
-                (part / split / safe_name(name)).mkdir(parents=True)
+                (part / split / class_folder(name)).mkdir(parents=True)
         for row in linked:
-            link = part / _link(row).relative_to(TREE)
+            link = part / _link(row, class_folder).relative_to(TREE)
             # tree/split/class/link -> the file, three folders up
             target = row["path"] if Path(row["path"]).is_absolute() else Path("../../..", row["path"])
             link.symlink_to(target)

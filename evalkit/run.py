@@ -541,7 +541,7 @@ def collect(
         agg=protocol.aggregation + ("-until-decided" if args.stop_when_decided else ""),
         missing="drop" if args.missing == "drop" else "wrong",
         weights=spec.weights,
-        media=data.media,
+        media=data.manifest.variant,
         dec=decoder(args.decoder, scored),
         dtype=args.dtype,
         kit=__version__,
@@ -566,12 +566,27 @@ def collect(
         labels=np.array([data.labels[clip.id] for clip in scored], dtype=np.int64),
         scores=np.stack([done[clip.id].scores for clip in scored]),
         views=stacked([done[clip.id].views for clip in scored]) if args.save_views else None,
+        files=hashes(scored),
         classes=data.classes,
         kind="prob",
         signature=signature,
         missing=missing,
         meta=meta,
     )
+
+
+def hashes(clips: Sequence[Clip]) -> list[str]:
+    """The sha256 of each clip's file as it lies there now, whatever a manifest says of it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from datakit import fingerprint
+
+    paths = [clip.path for clip in clips if clip.path is not None]  # what was scored has one
+    try:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            return list(pool.map(fingerprint.sha256_of, paths))
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror} after it was scored; run the same command again") from None
 
 
 def option(item: tuple[str, Any]) -> str:

@@ -18,14 +18,17 @@ import argparse
 import csv
 import io
 import json
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +38,8 @@ from datakit import console, files
 from datakit.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, DataError, UsageError
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -45,6 +50,10 @@ FINISHED = "finished.json"
 MODES = ("efficient", "accurate")
 PLAIN = "default"  # the arm of the augmentation benchmark that has none
 LOADED_CLIPS = 96
+PRELOADED = (  # what the steps import; not the commands themselves
+    "pandas", "pyarrow.parquet", "torchvision", "evalkit.decode", "evalkit.infer", "evalkit.metrics",
+    "evalkit.published", "evalkit.remarks", "models.checkpoints", "models.training.data", "models.training.loop",
+)  # fmt: skip
 USUAL_VARIANTS = "340x256,320p,256p"
 USUAL_AUGMENTS = "randaugment,mixup,cutmix"
 USUAL_HARM, USUAL_HARM_OF_SMALL, SMALL_PX = "harm-64p", "harm-16p", 112  # a small network sees no more than 64p shows
@@ -308,15 +317,9 @@ def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
     trained = plan.out / "train" / network
     device = ("--device", plan.device, "--dtype", plan.dtype)
     augment = ("--augment", arm.augment) if arm.augment else ()
-    how = (
-        "--recipe",
-        plan.recipe,
-        "--seed",
-        str(seed),
-        *augment,
-        "--workers",
-        str(max(1, (os.cpu_count() or 1) // plan.jobs)),
-    )
+    cores = max(1, (os.cpu_count() or 1) // plan.jobs)
+    how = ("--recipe", plan.recipe, "--seed", str(seed), *augment, "--workers", str(cores))
+    decoders = ("--workers", "0") if cores == 1 else ()  # decode in between: another process would take turns with it
     data = str(plan.data(arm.variant))
     arguments = ("models.train", plan.network, "--data", data, "--out", str(trained), *how, *device)
     key = step_key(plan, arm, seed, arm.variant, "train")
@@ -327,7 +330,7 @@ def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
     for what, mode, variant in tests:
         folder = plan.tested(arm, seed, what)
         test = ("evalkit.run", "--mode", mode, str(trained / "ckpt.pth"), "--data", str(plan.data(variant)))
-        arguments = (*test, "--split", plan.split, "--out", str(folder), *device)
+        arguments = (*test, "--split", plan.split, "--out", str(folder), *decoders, *device)
         key = step_key(plan, arm, seed, variant, mode)
         steps.append(Step(name=f"test {network} {what}", folder=folder, arguments=arguments, key=key))
     return steps
@@ -375,31 +378,38 @@ def run_all(todo: Sequence[Sequence[Step]], *, jobs: int) -> None:
 
 
 class Crew:
-    """The commands that run now, and how many of ``total`` are done, which it says on stderr."""
+    """The commands that run now, and how many of ``total`` are done, which it says on stderr.
+
+    Each is a process that begins as a copy of one that has imported everything already, where the system can do that:
+    imports are most of a short test.
+    """
 
     def __init__(self, *, total: int, threads: int) -> None:
         self.total = total
         self.done = 0
         self.threads = threads
         self.ended = False
-        self._running: set[subprocess.Popen[bytes]] = set()
+        if sys.platform == "linux":
+            self._start = multiprocessing.get_context("forkserver")
+        else:
+            self._start = multiprocessing.get_context("spawn")
+        self._start.set_forkserver_preload(list(PRELOADED))
+        self._running: set[BaseProcess] = set()
         self._lock = threading.Lock()
 
     def run(self, step: Step) -> int:
         """Run a command to its end; its output goes to ``log.txt`` of its folder. Returns its exit code."""
-        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
-        with (step.folder / "log.txt").open("ab") as output:
-            with self._lock:
-                if self.ended:
-                    return EXIT_INTERRUPTED
-                child = subprocess.Popen(
-                    [sys.executable, "-m", *step.arguments], stdout=output, stderr=output, env=environment
-                )
-                self._running.add(child)
-            code = child.wait()
+        child = self._start.Process(target=run_command, args=(step.arguments, step.folder / "log.txt"))
+        with self._lock:
+            if self.ended:
+                return EXIT_INTERRUPTED
+            with threads_of_openmp(self.threads):
+                child.start()
+            self._running.add(child)
+        child.join()
         with self._lock:
             self._running.discard(child)
-        return code
+        return child.exitcode or 0
 
     def finished(self, step: Step, seconds: float) -> None:
         self.done += 1
@@ -412,6 +422,34 @@ class Crew:
             self.ended = True
             for child in self._running:
                 child.terminate()
+
+
+@contextmanager
+def threads_of_openmp(number: int) -> Iterator[None]:
+    """What is started within has so many threads, unless the caller's environment says another number."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = given or str(number)
+    yield
+    if given is None:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def run_command(arguments: Sequence[str], log: Path) -> None:
+    """Be ``python -m`` with these arguments, and end with the benchmark should that be killed: the next one would begin
+    the same step beside this."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    sys.argv = list(arguments)
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(EXIT_INTERRUPTED)
 
 
 def run_chain(steps: Sequence[Step], crew: Crew) -> None:

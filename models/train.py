@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--epochs", type=positive, help="instead of the recipe's")
     how.add_argument("--batch", type=positive, help="clips a step and process; the recipe's rate is scaled to it")
     how.add_argument("--lr", type=float, help="learning rate at this batch (of all processes), instead of the recipe's")
-    how.add_argument("--clip-grad", type=float, metavar="NORM", help="scale gradients down to this norm")
+    how.add_argument("--clip-grad", type=float, metavar="NORM", help="scale gradients down to this norm; 0: never")
     how.add_argument("--ema", type=float, metavar="DECAY", help="validate and keep a running average, such as 0.999")
     how.add_argument(
         "--precise-bn", type=int, metavar="N", help="batch norm's statistics over N batches, before validation"

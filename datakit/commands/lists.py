@@ -6,11 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..errors import EXIT_DONE
 from . import NOT_LET_IN, Commands, add_variants, command, counted, prepared_variants, set_dir
+
+if TYPE_CHECKING:
+    from ..catalog import Dataset
 
 
 def add(commands: Commands) -> None:
@@ -42,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
             if args.label_order:
                 adopt.renumber(journal, dataset, args.label_order)
             if args.tree:
-                _tree(folder / name, adopt.table(journal), adopt.classes(journal))
+                _tree(folder / name, adopt.table(journal), adopt.classes(journal), dataset)
             counts[name] = adopt.write(folder / name, journal)
     if ours:
         with Journal.open(folder / JOURNAL) as journal:
@@ -57,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
                     continue
                 if args.tree:
                     classes, rows = lists.table(folder, catalog.variant(name), journal, dataset, allowed)
-                    _tree(folder / name, rows, classes)
+                    _tree(folder / name, rows, classes, dataset)
                 counts[name] = lists.write(folder, catalog.variant(name), journal, dataset, allowed)
     if args.json:
         console.print_json("datakit-lists", {"set": args.name, "variants": counts})
@@ -67,7 +70,8 @@ def main(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _tree(folder: Path, rows: list[dict[str, Any]], classes: Sequence[str]) -> None:
-    from .. import lists
+def _tree(folder: Path, rows: list[dict[str, Any]], classes: Sequence[str], dataset: Dataset | None) -> None:
+    from .. import labels, lists
 
-    print(f"{folder / lists.TREE}: {lists.write_tree(folder, rows, classes)} links", file=sys.stderr)
+    num_links = lists.write_tree(folder, rows, classes, labels.class_folder(dataset))
+    print(f"{folder / lists.TREE}: {num_links} links", file=sys.stderr)

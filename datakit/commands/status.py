@@ -41,7 +41,8 @@ def _now(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
                 tables[name] = _with_tries(rows, journal.tries(stage_of(name)))
     for variant in adopted:
         with Journal.read(variant / JOURNAL) as journal:
-            tables[variant.name] = _with_tries(adopt.table(journal), journal.tries(adopt.STAGE))
+            if rows := adopt.table(journal):  # none: its list was refused
+                tables[variant.name] = _with_tries(rows, journal.tries(adopt.STAGE))
     return tables
 
 

@@ -73,7 +73,8 @@ def fetch(specs: Sequence[ClipSpec], order: Order) -> Iterator[list[Outcome]]:
             yield [replace(outcome, data={key: outcome.data[key] for key in outcome.data if key != "taken"}), *clips]
             if not order.options.keep_archives:  # what was in it is in the journal now
                 by_id[outcome.id].file.unlink(missing_ok=True)
-            _lock_of(by_id[outcome.id]).unlink(missing_ok=True)
+            for what in ("lock", "broken"):
+                _note_of(by_id[outcome.id], what).unlink(missing_ok=True)
             _say_what_was_wrong(outcome)
     if not left:
         done |= order.journal.outcomes(archive_stage(order.name))
@@ -120,14 +121,15 @@ def size(splits: set[str], order: Order) -> tuple[int, int]:
 def get(archive: Archive) -> Outcome:
     """In a worker: download one archive and take its clips out. One that is broken is downloaded a second time."""
     archive.file.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_of(archive).open("w") as lock:
+    with _note_of(archive, "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a worker whose run was killed may still be at it
         return _get(archive)
 
 
 def _get(archive: Archive) -> Outcome:
     received = 0
-    for last in (False, True):
+    once_broken = _note_of(archive, "broken")  # a kill must not start the count again
+    while True:
         downloaded = http.download(archive.url, archive.file, patience=archive.patience)
         received += downloaded.received_bytes
         taken: list[list[Any]] = []
@@ -137,6 +139,8 @@ def _get(archive: Archive) -> Outcome:
             _take_out(archive, taken, passed_over)
         except BadArchive as error:
             broken = str(error)
+            last = once_broken.exists()
+            once_broken.touch()
             archive.file.unlink()
             if not last:
                 continue
@@ -152,8 +156,8 @@ def _get(archive: Archive) -> Outcome:
     )
 
 
-def _lock_of(archive: Archive) -> Path:
-    return archive.file.with_name(f"{archive.file.name}.lock")
+def _note_of(archive: Archive, what: str) -> Path:
+    return archive.file.with_name(f"{archive.file.name}.{what}")
 
 
 def _take_out(archive: Archive, taken: list[list[Any]], passed_over: list[list[Any]]) -> None:

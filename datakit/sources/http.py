@@ -213,6 +213,7 @@ def _receive(
     expected_bytes: int | None,
 ) -> tuple[int, bool]:
     length = _number(answer.headers.get("Content-Length"))
+    skip = 0
     now = _Begun(
         url=url,
         etag=answer.headers.get("ETag", ""),
@@ -226,7 +227,10 @@ def _receive(
             part.truncate(0)
             raise _Pause(Retryable(f"{url}: the file changed on the server; starting again"))
         begun = now if begun is None else replace(begun, total_bytes=now.total_bytes)
-    else:  # the whole file, from the start: a first request, a changed file, or a server that knows no ranges
+    elif begun is not None and begun.validator and _same(begun, now) and length is not None and have <= length:
+        # A server that knows no ranges, or not always: what is here stays, should it break off before it is new.
+        skip, begun = have, replace(begun, total_bytes=length)
+    else:  # the whole file, from the start: a first request, or a changed file
         part.truncate(0)
         have, begun = 0, now
     if expected_bytes is not None and begun.total_bytes not in (None, expected_bytes):
@@ -240,10 +244,10 @@ def _receive(
             raise _Pause(Retryable(f"{url}: {_reason(error)}"), received_bytes=received) from None
         if not chunk:
             break
-        part.write(chunk)
+        part.write(chunk[max(0, skip - received) :])
         received += len(chunk)
     total = begun.total_bytes or expected_bytes
-    return received, total is None or have + received == total
+    return received, total is None or have - skip + received == total
 
 
 def _refusal(url: str, error: urllib.error.HTTPError) -> Exception:

@@ -6,6 +6,7 @@ Also folders of pictures, where that is what a data set consists of.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from . import Order
 
 # A clip may be listed to end a little after its event: then the whole video has more of it.
 LATE_S = 0.001
+_PICTURE = re.compile(r"(?!\.|(flow_)?[xy]_).*[0-9]\.jpe?g", re.IGNORECASE)  # flow may lie in a folder of that name too
 
 
 def fetch(specs: Sequence[ClipSpec], order: Order) -> Iterator[list[Outcome]]:
@@ -38,11 +40,12 @@ def fetch(specs: Sequence[ClipSpec], order: Order) -> Iterator[list[Outcome]]:
     yield outcomes
 
 
-def index(raw: Path, frame_name: str = "", skip: frozenset[Path] = frozenset()) -> dict[str, list[Path]]:
-    """Every video below ``raw`` by its name without suffixes; every folder that holds ``frame_name``, by its name."""
+def index(raw: Path, *, pictures: bool = False, skip: frozenset[Path] = frozenset()) -> dict[str, list[Path]]:
+    """Every video below ``raw`` by its name without suffixes; with ``pictures`` every folder of numbered JPEG files
+    instead, by its name, whether its first file is there or not."""
     found: dict[str, list[Path]] = defaultdict(list)
-    if frame_name:
-        for path in _folders_with(frame_name, raw):
+    if pictures:
+        for path in _folders_of_pictures(raw):
             found[path.name].append(path)
         return found
     for path in files_below(raw):
@@ -60,7 +63,7 @@ def find(specs: Iterable[ClipSpec], raw: Path, dataset: Dataset, skip: frozenset
     folders ``skip`` does not count.
     """
     specs = list(specs)
-    videos = index(raw, dataset.layout.frame_names.format(1), skip)
+    videos = index(raw, pictures=bool(dataset.layout.frame_names), skip=skip)
     fits = Counter(name for spec in specs for name in set(clip_file_names(spec, dataset)))
     found = []
     for spec in specs:
@@ -96,10 +99,10 @@ def _named(name: str, spec: ClipSpec) -> str:
     return name.format(id=spec.id, video=spec.video, event=spec.event, start=start, end=end)
 
 
-def _folders_with(name: str, raw: Path) -> Iterator[Path]:
+def _folders_of_pictures(raw: Path) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(raw, followlinks=True):
         subfolders[:] = [] if JOURNAL in names else sorted(one for one in subfolders if not one.startswith("."))
-        if name in names:
+        if any(map(_PICTURE.fullmatch, names)):
             yield Path(folder)
 
 

@@ -6,18 +6,17 @@ class by class. Shares are fractions of 1 here and percent on the page.
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datakit.errors import NotComparable, UsageError
+from datakit.errors import UsageError
 from evalkit import compare, curve, fuse, metrics, remarks, scores
 from evalkit import groups as source_videos
 from evalkit.compare import Comparison, Difference
@@ -490,25 +489,19 @@ def _wilson(num_right: int, num: int) -> tuple[float, float]:
 
 def _compared(members: list[Scored], across_copies: bool) -> tuple[list[Comparison], list[str]]:
     """Every pair that may be compared, the higher one second, with Holm's correction; and why the others may not."""
-    found, refused = [], []
-    for pair in itertools.combinations(members, 2):
-        lower, higher = sorted(pair, key=lambda scored: scored.top1 or 0)
-        try:
-            found.append(
-                compare.compare(
-                    lower.scores,
-                    higher.scores,
-                    names=(lower.name, higher.name),
-                    across_copies=across_copies,
-                    groups=None if lower.groups is None or higher.groups is None else lower.groups | higher.groups,
-                )
-            )
-        except NotComparable as error:
-            refused.append(str(error))
-    corrected = compare.holm([pair.p for pair in found])
-    return [
-        replace(pair, p_holm=p, num_comparisons=len(found)) for pair, p in zip(found, corrected, strict=True)
-    ], refused
+    if len(members) < 2:
+        return [], []
+    refused: list[str] = []
+    rising = sorted(members, key=lambda scored: scored.top1 or 0)
+    videos = [scored.groups for scored in members]
+    found = compare.compare_all(
+        [scored.scores for scored in rising],
+        [scored.name for scored in rising],
+        across_copies=across_copies,
+        groups=None if None in videos else {clip_id: video for one in videos for clip_id, video in (one or {}).items()},
+        refused=refused,
+    )
+    return found, refused
 
 
 def _pairs(compared: list[Comparison], refused: list[str], best: Scored | None) -> Pairs | None:

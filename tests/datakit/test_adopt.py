@@ -101,6 +101,25 @@ def test_a_copy_under_the_official_list(
     assert main(["verify", "k400", "--data-root", str(root)]) == 5
 
 
+def test_files_that_are_not_as_long_as_listed(
+    tmp_path: Path, copy: Path, val_csv: Path, make_video: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A short clip is whole and said to be short; a whole video is no copy of a clip of it; an empty file is empty."""
+    make_video(copy / "archery/0000000000a.mkv", frames=44, fps=2)
+    make_video(copy / "archery/0000000000b.mp4", frames=20, fps=2)
+    (copy / "_5PV4fkZisA.mp4").touch()
+    assert adopt(tmp_path / "data", copy, "--split", "val", "--annotations", str(val_csv)) == 5
+    clips = {clip.id: clip for clip in manifest.read(tmp_path / "data/k400/theirs-256").clips}
+    long = clips["0000000000a_000001_000011"]
+    assert (long.status, long.path) == ("refused", None)
+    assert long.reason == "22 s long, so the whole video and not the clip; prepare cuts clips out of it"
+    just_right = clips["0000000000b_000001_000011"]
+    assert (just_right.status, just_right.reason) == ("ok", None)
+    short = clips["-3B32lodo2M_000059_000069"]
+    assert (short.status, short.reason) == ("ok", "short: 1.0 s long, the list says 10 s")
+    assert clips["_5PV4fkZisA_000139_000149"].reason == "the file is empty"
+
+
 def test_it_goes_on_where_it_stopped_and_sees_what_changed(
     tmp_path: Path, copy: Path, val_csv: Path, make_video: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

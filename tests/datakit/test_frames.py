@@ -165,6 +165,28 @@ def test_a_folder_of_pictures_that_is_not_whole(
     assert "2 ok, 1 missing, 1 unreadable" in capsys.readouterr().out
 
 
+def test_folders_that_a_program_would_take_for_shorter_ones(tmp_path: Path, gestures: Path) -> None:
+    """ffmpeg ends a series at an empty file without a word; a folder whose first file is lost is a folder all the same;
+    suffixes and widths of numbers are as people's tools wrote them."""
+    (gestures / "34870/00009.jpg").write_bytes(b"")
+    (gestures / "100010/00001.jpg").unlink()
+    shutil.rmtree(gestures / "7")
+    pictures(gestures / "7", 11, "{}.JPG")
+    pictures(gestures / "flow/7", 10, "flow_x_{:05}.jpg")
+    root = tmp_path / "data"
+    prepare(root, gestures, "--split", "val", "--variant", "256p", name="jester")
+    clips = {clip.id: clip for clip in manifest.read(root / "jester/256p").clips}
+    assert (clips["7"].status, clips["7"].frames) == ("ok", 11)
+    assert (clips["34870"].status, clips["34870"].path) == ("damaged", None)
+    assert clips["34870"].reason == "8 of 37 frames can be decoded: the decoder stopped without a word"
+    assert clips["100010"].status == "unreadable"
+    assert clips["100010"].reason is not None
+    assert "00002.jpg is the first file" in clips["100010"].reason
+    prepare(root, gestures, "--split", "val", "--variant", "native", name="jester")
+    clips = {clip.id: clip for clip in manifest.read(root / "jester/native-frames").clips}
+    assert clips["34870"].reason == "00009.jpg: cannot identify image file '00009.jpg'"  # theirs, not our copy
+
+
 def test_own_folders_of_pictures_beside_videos(
     tmp_path: Path, make_video: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,17 @@ def test_whole_file_comes_whatever_happens(
     assert left_over(tmp_path) == ["f.bin"]
 
 
+def test_what_is_here_outlives_a_server_that_forgets_ranges(server: Server, tmp_path: Path) -> None:
+    server.faults["/f.bin"] = [
+        Fault(times=1, cut_after=600_000, lie_bytes=77),
+        Fault(times=2, cut_after=100, no_ranges=True),
+        Fault(times=1, cut_after=650_000, no_ranges=True),
+    ]
+    got = fetch(server, tmp_path)
+    assert got.path.read_bytes() == BODY
+    assert server.requests[-1][2] == "bytes=650000-"
+
+
 def test_second_call_asks_nothing(server: Server, tmp_path: Path) -> None:
     fetch(server, tmp_path)
     asked = len(server.requests)

@@ -146,6 +146,10 @@ def test_order_of_torchvisions_kinetics_folders(tmp_path: Path, name: str, moved
         find_classes(tmp_path)[0]
     )
     assert sum(one != other for one, other in zip(order, dataset.classes, strict=True)) == moved
+    # The tree of links is numbered the same, so that lists and folders agree.
+    row = {"id": "x", "label": order[-1], "split": "val", "path": "val/x.mp4"}
+    lists.write_tree(tmp_path / "made", [row], dataset.classes, labels.class_folder(dataset))
+    assert find_classes(tmp_path / "made/tree/val")[0] == [labels.bare_name(text) for text in order]
 
 
 def test_torchvisions_weights_are_in_sorted_order() -> None:

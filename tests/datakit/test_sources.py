@@ -203,6 +203,22 @@ def test_archives_need_not_stay_and_lost_clips_come_again(tmp_path: Path, server
     assert "/kinetics/400/val/part_0.tar.gz" not in asked
 
 
+@pytest.mark.parametrize(("known", "asked"), [(False, 2), (True, 1)])
+def test_a_broken_archive_comes_twice_whoever_is_killed(
+    tmp_path: Path, server: Server, clips: list[bytes], known: bool, asked: int
+) -> None:
+    site = Site(tmp_path / "www", clips)
+    site.publish("part_0.tar.gz", tar(site.ask(3))[:-20])
+    note = tmp_path / "data/k400/raw/cvdf/archives/val/part_0.tar.gz.broken"
+    if known:  # a run before us saw it, and was killed
+        note.parent.mkdir(parents=True)
+        note.touch()
+    fetch_only(request(tmp_path / "data", server))
+    gets = [path for method, path, _ in server.requests if method == "GET" and path.endswith("part_0.tar.gz")]
+    assert len(gets) == asked
+    assert not note.exists()
+
+
 def test_limit_stops_early(
     tmp_path: Path, server: Server, clips: list[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -355,3 +355,46 @@ def test_terminal_text() -> None:
         f"seen from   {100 * found.smallest:.2f} points (80 % power at the 5 % level)",
     ]
     assert module._p_text(3.2e-9) == "p < 1e-08"
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def hashed(right: list[bool], files: list[str], **changes: Any) -> ScoreSet:
+    return make(right, 2, signature=replace(BASE, media="320p"), files=files, **changes)
+
+
+def test_parts_of_one_copy_are_one_copy() -> None:
+    """With the hash of each file a part of a copy is known to be of it, and how many files are others."""
+    whole = hashed([True] * 8, [f"{number:064d}" for number in range(8)])
+    part = whole.select(range(6))
+    found = compare(whole, part, common=True)
+    assert (found.n, found.copy, found.copy_known, found.num_other_files) == (6, (), True, 0)
+    other = hashed([True] * 8, ["f" * 64, *(whole.files or [])[1:]])
+    with pytest.raises(NotComparable, match=r"\(1 of 8 files differ\)"):
+        compare(whole, other)
+    found = compare(whole, other, across_copies=True)
+    assert found.num_other_files == 1
+    assert found.verdict.endswith("The files they scored are different copies: 1 of 8 files differ.")
+
+
+@pytest.mark.parametrize("media", ["", "foreign-unverified"])
+def test_a_copy_that_nobody_knows_is_not_called_the_same(media: str) -> None:
+    side = make([True, False], 2, signature=replace(BASE, media=media))
+    found = compare(side, side)
+    assert not found.copy_known
+    assert found.verdict.endswith("Whether they scored the same copy of the files is not known.")
+
+
+def test_what_could_be_seen_is_said_for_all_comparisons_together() -> None:
+    rng = np.random.default_rng(3)
+    sides = [make(rng.random(400) < 0.7) for _ in range(4)]
+    alone, together = compare(*sides[:2]), compare_all(sides, "abcd")[0]
+    assert (alone.num_comparisons, together.num_comparisons) == (1, 6)
+    assert together.smallest > 1.2 * alone.smallest
+    assert "8 of 10 such tests" in together.verdict
+    refused: list[str] = []
+    found = compare_all([*sides[:2], make([True])], "abc", refused=refused)
+    assert [one.num_comparisons for one in found] == [1]
+    assert found[0].smallest == alone.smallest
+    assert len(refused) == 2

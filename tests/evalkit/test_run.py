@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import models
-from datakit import manifest
+from datakit import fingerprint, manifest
 from datakit.errors import BadManifest, DataError, NotComparable, ToolMissing, UsageError
 from evalkit import fuse, infer, protocols, run, scores
 from evalkit import published as theirs
@@ -185,7 +185,9 @@ def test_a_complete_set_ends_with_0(videos: list[Path], checkpoint: Path, tmp_pa
     assert call(checkpoint, "--mode", "efficient", "--list", listing, "--root", videos[0].parent) == 0
     found = scores.load(tmp_path / "runs/tiny-val-efficient")
     assert found.classes == CLASSES  # a list of numbers: the checkpoint knows what they are called
-    assert found.signature.media == "foreign-unverified"
+    files = {video.stem: hashlib.sha256(video.read_bytes()).hexdigest() for video in videos[:4]}
+    assert dict(zip(found.ids, found.files or [], strict=True)) == files
+    assert found.signature.media == f"foreign-{fingerprint.media_id(files.items())}"
 
 
 def test_views_sampling_and_limit_are_in_signature_and_folder(prepared: Path, checkpoint: Path, tmp_path: Path) -> None:

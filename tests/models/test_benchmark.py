@@ -91,6 +91,7 @@ def test_what_is_finished_is_skipped_and_a_failure_says_how_to_go_on(tmp_path: P
     steps = [step("first", work), step("second", "sys.exit('no such thing')"), step("third", work)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
+        patch.syspath_prepend(tmp_path)
         with pytest.raises(DataError, match=r"second ended with exit code 1: no such thing; all of it: .*log.txt"):
             benchmark.run_all([steps], jobs=2)
         assert (tmp_path / "ran.txt").read_text() == "x"
