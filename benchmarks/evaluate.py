@@ -15,7 +15,7 @@ and 320p with one every 32. Everything runs on one thread of this process, in tu
     decord   mmaction2's own transforms with its default decoder: views like ours, in another environment (--peers)
     pyav     the same with its PyAV
 
-    clip     one clip of 8 frames 8 apart, from a place drawn at random, as training reads it (mean of 12), against limit
+    clip     as training reads: one clip of 8 frames 8 apart from a place drawn at random (mean of 12), against limit
 
 Prints the median and the range over the rounds of their ratios, and of our resize against cv2's. The views of both
 sides are compared to the bit. ``--memory`` then tests random networks on the 256p file, each in a process of its own:
