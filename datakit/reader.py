@@ -309,6 +309,13 @@ class VideoFile(Video):
             self._index = packet_index(self.path)
         return self._index
 
+    @property
+    def plain(self) -> bool:
+        """Whether another careful reader should show the same pixels: each picture's place is certain, and they are
+        of a kind that every way through swscale converts alike (whole frames of 8-bit 4:2:0 with even sides).
+        """
+        return self.index.seekable and not self._first.interlaced_frame and colours.of(self._first) is not None
+
     def frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
         try:
             return self._frames_for(plan)
