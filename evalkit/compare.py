@@ -48,7 +48,7 @@ class Difference:
 class Comparison:
     """b against a on the same clips; accuracies, errors and differences as fractions of 1.
 
-    low, high     95 % interval of ``difference`` = b - a (paired bootstrap)
+    low, high     95 % interval of ``difference`` = b - a (paired bootstrap); holds 0 where ``p`` is not below 0.05
     only_a        clips that a gets right and b wrong;  only_b the other way round
     p             two-sided, of ``test``;  p_holm the same after Holm's correction over ``num_comparisons``
     smallest      the smallest difference that would have been seen, by ``SMALLEST_RULE``
@@ -245,6 +245,8 @@ def _measured(pair: _Paired, groups: Mapping[str, str] | None, seed: int, num_co
     else:
         draws = resample_groups(change, strata, unit_of_clip, rng)
     low, high = interval(float(unit_change.sum()), draws, len(unit_change))
+    if p >= LEVEL:  # of a few differing clips the exact test says less than their spread does
+        low, high = min(low, 0.0), max(high, 0.0)
     numbers_a, numbers_b = (metrics.summary(side, pair.missing, groups=groups) for side in (a, b))
     return Comparison(
         names=pair.names,
@@ -316,10 +318,10 @@ def describe(found: Comparison) -> str:
 def bounds_text(found: Comparison) -> str:
     """What the clips that not both sides scored could make of the difference."""
     low, high = (100 * bound for bound in found.bounds)
-    were = "clip was" if found.num_unscored == 1 else "clips were"
+    clips = "clip that one side or both" if found.num_unscored == 1 else "clips that one side or both"
     return (
-        f"{found.num_unscored} of {found.num_asked} {were} not scored by both: had they come out right or wrong, the "
-        f"difference over all {found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
+        f"however the {found.num_unscored} {clips} could not score had come out, the difference over all "
+        f"{found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
     )
 
 

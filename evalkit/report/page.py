@@ -61,13 +61,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Results. ``columns`` are the signature's parts that are shown a row, ``common`` those that all rows share."""
+    """Results. ``columns`` are the signature's parts that are shown a row, ``common`` those that all rows share;
+    ``shown``: the row that the page is about."""
 
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
     common: tuple[tuple[str, str], ...]
     axis: tuple[float, float]
     footnotes: tuple[str, ...]
+    shown: Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,8 +421,10 @@ def _table(members: list[Scored], best: Scored | None) -> Table:
             signature=str(signature),
         )
 
+    rows = tuple(row(scored) for scored in members)
     return Table(
-        rows=tuple(row(scored) for scored in members),
+        rows=rows,
+        shown=rows[members.index(best or members[0])],
         columns=tuple(columns),
         common=tuple((part, values[part][0]) for part in parts if part not in columns),
         axis=(low, high),
@@ -542,21 +546,26 @@ def _pair(found: Comparison, low: float, high: float) -> Pair:
     if found.how or found.copy:
         details.append(f"From {first} to {second}: {_changes((*found.copy, *found.how))}.")
     if found.num_unscored:
-        details.append(f"{compare.bounds_text(found)}.")
+        details.append(f"{compare.bounds_text(found).capitalize()}.")
     if found.with_:
         details.append(f"Caution, the programs differ: {_changes(found.with_)}.")
     return Pair(
-        verdict=found.verdict,
+        verdict=minus(found.verdict),
         differs=found.differs,
         whisker=Whisker(
             low=places[0],
             value=places[1],
             high=places[2],
             zero=places[3],
-            text=f"{100 * found.difference:+.1f} points, 95 % interval {interval}",
+            text=minus(f"{100 * found.difference:+.1f} points (95{NBSP}%: {interval})"),
         ),
-        details=tuple(details),
+        details=tuple(map(minus, details)),
     )
+
+
+def minus(text: str) -> str:
+    """With a real minus before numbers: ``-1.2 to +3.4`` -> ``−1.2 to +3.4``. Names such as ``mmaction2-0.x`` stay."""
+    return re.sub(r"(?<![\w.:)-])-(?=\d)", "−", text)
 
 
 def _p_text(p: float) -> str:
