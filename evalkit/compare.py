@@ -214,7 +214,7 @@ def _pair(
         a, b = _shared(a, b, names)
     else:
         _check_what(a, b, names)
-    copy = differences(a, b, signature.COPY)
+    copy = copies_differing(a, b)
     if copy and not across_copies:
         num_other = num_other_files(a, b)
         counted = f" ({num_other} of {len(a.ids)} files differ)" if num_other else ""
@@ -334,6 +334,14 @@ def differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Differen
     return tuple(Difference(key=key, a=left, b=right) for key, left, right in pairs if left != right)
 
 
+def copies_differing(a: ScoreSet, b: ScoreSet) -> tuple[Difference, ...]:
+    """COPY, where the sides looked at different files. A fusion of streams looked at the files of each of its parts."""
+    copies = [set(side.signature.media.split("+")) for side in (a, b)]
+    if copies[0] < copies[1] or copies[1] < copies[0]:
+        return ()
+    return differences(a, b, signature.COPY)
+
+
 def num_other_files(a: ScoreSet, b: ScoreSet) -> int | None:
     """Of the clips that both scored, how many were other files; ``None`` where a side has no hashes of them."""
     if a.files is None or b.files is None:
@@ -447,6 +455,14 @@ def _sizes(unit_change: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     """(sizes, counts) of the changes that are not 0. Equal sums of thirds and sevenths may differ in the last bits."""
     sizes, counts = np.unique(np.abs(unit_change).round(12), return_counts=True)
     return sizes[sizes > 0], counts[sizes > 0].astype(np.int64)
+
+
+def changed(change: NDArray[np.int64], unit_of_clip: NDArray[np.int64] | None = None, seed: int = 0) -> float:
+    """Two-sided p that a ``change`` (1, 0 or -1 a clip) is none: McNemar's exact test, by units that of sign flips."""
+    by_unit = change / len(change)
+    if unit_of_clip is not None:
+        by_unit = np.bincount(unit_of_clip, by_unit).astype(np.float64)
+    return _sign_test(by_unit, np.random.default_rng(seed))
 
 
 def _sign_test(unit_change: NDArray[np.float64], rng: np.random.Generator) -> float:

@@ -406,3 +406,11 @@ def test_what_could_be_seen_is_said_for_all_comparisons_together() -> None:
     assert [one.num_comparisons for one in found] == [1]
     assert found[0].smallest == alone.smallest
     assert len(refused) == 2
+
+
+def test_a_fusion_looked_at_the_files_of_its_parts() -> None:
+    part = make([True, True, False], signature=replace(BASE, media="256p-1"))
+    fused = make([True, True, True], signature=replace(BASE, media="256p-1+flow-2"))
+    assert compare(part, fused).copy == ()
+    with pytest.raises(NotComparable, match="different copies"):
+        compare(make([True, True, False], signature=replace(BASE, media="256p-3")), fused)
