@@ -142,8 +142,10 @@ def why(
     parts.append(part)
 
     place_a, place_b = _rows(a), _rows(b)
-    row_a, row_b = (np.array([place[one] for one in common], dtype=np.int64) for place in (place_a, place_b))
-    side_a, side_b = a.select(row_a), b.select(row_b)
+    side_a, side_b = (
+        side if side.ids == common else side.select([place[one] for one in common])  # views are large: no copy
+        for side, place in ((a, place_a), (b, place_b))
+    )
     labels = side_a.labels
     units = source_videos.units(common, groups)
 

@@ -49,6 +49,6 @@ def render(content: page.Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": page.percent, "thousands": page.thousands, "minus": page.minus}
+    environment.filters |= {"percent": page.percent, "thousands": page.thousands}
     source = (resources.files(__package__) / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(page=content)

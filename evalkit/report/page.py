@@ -554,22 +554,17 @@ def _pair(found: Comparison, low: float, high: float) -> Pair:
     if found.with_:
         details.append(f"Caution, the programs differ: {_changes(found.with_)}.")
     return Pair(
-        verdict=minus(found.verdict),
+        verdict=found.verdict,
         differs=found.differs,
         whisker=Whisker(
             low=places[0],
             value=places[1],
             high=places[2],
             zero=places[3],
-            text=minus(f"{100 * found.difference:+.1f} points (95{NBSP}%: {interval})"),
+            text=f"{100 * found.difference:+.1f} points (95{NBSP}%: {interval})",
         ),
-        details=tuple(map(minus, details)),
+        details=tuple(details),
     )
-
-
-def minus(text: str) -> str:
-    """With a real minus before numbers: ``-1.2 to +3.4`` -> ``−1.2 to +3.4``. Names such as ``mmaction2-0.x`` stay."""
-    return re.sub(r"(?<![\w.:)-])-(?=\d)", "−", text)
 
 
 def _p_text(p: float) -> str:
@@ -716,7 +711,7 @@ def _views(name: str, score_set: ScoreSet, videos: dict[str, str] | None, macs: 
     ticks = [tick for tick in ticks if tick == last or tick * 1.5 < last]
     return Views(
         finding=f"{name}: {found.headline[0].lower()}{found.headline[1:]}",
-        about=minus(f"{found.detail}." if found.detail else ""),
+        about=f"{found.detail}." if found.detail else "",
         lines=tuple((crops, tuple(marks)) for crops, marks in lines.items()),
         x_ticks=tuple((100 * math.log2(tick) / most, str(tick)) for tick in ticks),
         y_ticks=tuple((height(share), percent(share, 0)) for share in _ticks(low, high)),

@@ -351,7 +351,7 @@ def test_worst_clips_have_pictures_where_the_videos_are_found(tmp_path: Path) ->
     assert len(pictures) == len(worst.clips) - 1
     assert "No picture of 1 of them" in found.text
     picture = Image.open(io.BytesIO(base64.b64decode(pictures[0].removeprefix("data:image/jpeg;base64,"))))
-    assert picture.size == (144, 108)
+    assert picture.size == (240, 180)
     red, _, blue = picture.getpixel((70, 50))  # type: ignore[misc]
     assert blue > 200 > 50 > red  # the middle frame
     again = report.write(sets, tmp_path / "again.html", videos=tmp_path / "videos")
