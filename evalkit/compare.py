@@ -121,7 +121,7 @@ class Comparison:
     def copy_text(self) -> str:
         """What must be said of the files that were scored; "" where they are the same."""
         if self.copy and self.num_other_files:
-            return f"The files they scored are different copies: {self.num_other_files} of {self.n} files differ."
+            return f"The files they scored are different copies: {self.num_other_files} of them differ."
         if self.copy:
             return "The files they scored are different copies."
         return "" if self.copy_known else "Whether they scored the same copy of the files is not known."

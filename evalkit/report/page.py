@@ -374,7 +374,7 @@ def _finding(members: list[Scored], best: Scored | None, compared: list[Comparis
         return f"{len(members)} results, none of which may be compared with another"
     level = [scored.name for scored in peers if scored.top1 == best.top1]
     if len(level) > 1:
-        return f"{' and '.join(level)} are level{' at the top' if len(level) < len(peers) else ''}: {top1}"
+        return f"{_listed(level)} are level{' at the top' if len(level) < len(peers) else ''}: {top1}"
     finding = f"{best.name} is highest: {top1}"
     below = [pair for pair in compared if best.name == pair.names[1]]
     if not below:
@@ -385,6 +385,11 @@ def _finding(members: list[Scored], best: Scored | None, compared: list[Comparis
         return f"{finding}, but not beyond chance above {rival}"
     low, high = percent(nearest.low, 1), percent(nearest.high, 1)
     return f"{finding}, {percent(nearest.difference, 1)} points above {rival} (95{NBSP}%: {low} to {high})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _table(members: list[Scored], best: Scored | None) -> Table:
