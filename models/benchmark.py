@@ -122,9 +122,6 @@ class Plan:
     def data(self, variant: str) -> Path:
         return self.data_root / self.name / variant
 
-    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
-        return self.seeds + (self.again if arm == self.baseline else ())
-
     def tested(self, arm: Arm, seed: int, what: str) -> Path:
         return self.out / "test" / f"{arm.name}-s{seed}" / what
 
