@@ -15,6 +15,8 @@ and 320p with one every 32. Everything runs on one thread of this process, in tu
     decord   mmaction2's own transforms with its default decoder: views like ours, in another environment (--peers)
     pyav     the same with its PyAV
 
+    clip     as training reads: one clip of 8 frames 8 apart from a place drawn at random (mean of 12), against limit
+
 Prints the median and the range over the rounds of their ratios, and of our resize against cv2's. The views of both
 sides are compared to the bit. ``--memory`` then tests random networks on the 256p file, each in a process of its own:
 peak of the resident memory above what the process held before the first clip, on a CPU with --batch-views auto; of
@@ -49,6 +51,7 @@ from evalkit import decode, infer, protocols, resize
 ACCURATE = protocols.get("mmaction2-1x", "accurate")  # what mmaction2 of today samples
 NUM_FRAMES = 300
 FILES = {"256p keyframe/250": (456, 256, 250), "320p keyframe/32": (568, 320, 32)}
+CLIP_FILES = {**FILES, "256p keyframe/32": (456, 256, 32)}
 DECODERS = ("decord", "pyav")
 SHAPES = {"4x16": (4, 16), "8x8": (8, 8), "32x2": (32, 2)}
 
@@ -225,6 +228,21 @@ def measure(path: Path, spec: Spec, num_rounds: int, peer: Peer | None) -> dict[
     return {f"{ours} / {theirs}": ratios(rounds, ours, theirs) for ours, theirs in pairs}
 
 
+def measure_clip(path: Path, num_rounds: int) -> dict[str, float]:
+    random = np.random.default_rng(0)
+
+    def clip(start: int) -> None:
+        with reader.open(path, num_frames=NUM_FRAMES, pixels="stored") as video:
+            video.frames(start + 8 * np.arange(8))
+
+    rounds = []
+    for _ in range(num_rounds):
+        starts = random.integers(0, NUM_FRAMES - 57, 12).tolist()
+        limit = cpu_s(lambda: decode_only(path))
+        rounds.append({"limit": limit, "clip": statistics.mean(cpu_s(lambda at=at: clip(at)) for at in starts)})
+    return ratios(rounds, "clip", "limit")
+
+
 def measure_resize(num_rounds: int) -> dict[str, float]:
     """Our resize against cv2's and the copy to planar that both end in: 568x320 to 454x256, 40 frames."""
     frames = np.random.default_rng(0).integers(0, 256, (40, 320, 568, 3), dtype=np.uint8)
@@ -284,9 +302,12 @@ def main() -> None:
     results: dict[str, Any] = {}
     peer = Peer(args.peers) if args.peers else None
     with tempfile.TemporaryDirectory() as folder:
-        for number, (file, (width, height, gop)) in enumerate(FILES.items()):
+        for number, (file, (width, height, gop)) in enumerate(CLIP_FILES.items()):
             path = Path(folder, f"{number}.mp4")
             encode(args.video, path, width, height, gop)
+            results[f"{file}, a clip"] = {"clip / limit": measure_clip(path, args.rounds)}
+            if file not in FILES:
+                continue
             for shape, (clip_len, frame_interval) in SHAPES.items():
                 spec = Spec(clip_len=clip_len, frame_interval=frame_interval)
                 results[f"{file}, {shape}"] = measure(path, spec, args.rounds, peer)

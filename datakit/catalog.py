@@ -40,6 +40,7 @@ class Variant:
     gop_frames: int
     pixel_format: str
     scaler: str
+    scaler_library: str
     scaler_flags: tuple[str, ...]
     frame_timing: str
     rotation: str
@@ -57,6 +58,7 @@ class Variant:
         allowed = {
             "container": {"mp4", "frames"},
             "codec": {"mjpeg" if self.container == "frames" else "libx264"},
+            "scaler_library": {"swscale"} if self.container == "frames" else {"zimg", "swscale"},
             "frame_timing": {"passthrough"},
             "rotation": {"apply"},
             "pixel_aspect": {"apply"},

@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import manifests
 
@@ -45,6 +46,17 @@ def list_id(pairs: Iterable[tuple[str, str]]) -> str:
 def media_id(pairs: Iterable[tuple[str, str]]) -> str:
     """Ten hex digits for the (clip id, sha256 of its file or of its decoded content) pairs of a copy."""
     return _digest("media/1", pairs)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes; of a folder of pictures, of its files' names and bytes in the order of the names."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for part in sorted(path.iterdir()):
+        whole.update(f"{part.name}\0{sha256_of(part)}\n".encode())
+    return whole.hexdigest()
 
 
 def _digest(kind: str, pairs: Iterable[tuple[str, str]]) -> str:

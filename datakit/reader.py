@@ -19,10 +19,11 @@ it carries libjpeg-turbo and gives the same bytes as OpenCV's wheel and PyTurboJ
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +37,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 
-from . import colours
+from . import colours, h264
 from .colours import Colours
 from .errors import Unreadable
 
@@ -45,7 +46,8 @@ Kind = Literal["rgb", "flow"]
 Frames = npt.NDArray[np.uint8]
 
 HIGHEST_BELIEVED_FPS = 480
-# Decoders that give the same picture after a seek as from the start; H.263 and MPEG-4 part 2 do not always.
+# Decoders that give the same picture after a seek as from the start; H.263 and MPEG-4 part 2 do not always. What a
+# container calls a keyframe of H.264 may be one from which pictures mend little by little: see ``h264.Headers``.
 SEEK_EXACT_CODECS = frozenset({"h264", "hevc", "vp9", "av1"})
 # In the comment tag of a video whose pictures hold flow: the upper half is x, the lower half y.
 FLOW_PLANES_TAG = "flow=x-above-y"
@@ -57,14 +59,20 @@ _NUMBERED = re.compile(r"(.*?)([0-9]+)\.jpe?g", re.IGNORECASE | re.DOTALL)
 class PacketIndex:
     """What the container says without decoding a picture.
 
-    ``pts`` of the packets that are shown, sorted, in units of the stream's time base; ``keyframes``: positions in it.
-    For most files ``len(pts)`` is the number of frames; VP9 may carry packets that show nothing, and a damaged file
-    has packets that cannot be decoded, so a count that must be right is a decoded one (``Video.num_frames``).
+    ``pts`` of the packets that are shown, sorted, in units of the stream's time base; ``position``: where in it a time
+    is; ``keyframes``: positions from which decoding may begin. For most files ``len(pts)`` is the number of frames; VP9
+    may carry packets that show nothing, and a damaged file has packets that cannot be decoded, so a count that must be
+    right is a decoded one (``Video.num_frames``). ``idle``: positions of pictures that no other depends on, which can
+    be left out. ``seekable``: times and headers tell each picture's place, and keyframes are what they claim to be.
+    ``proven``: the pictures themselves say so.
     """
 
     pts: tuple[int, ...]
+    position: Mapping[int, int]
     keyframes: tuple[int, ...]
+    idle: frozenset[int]
     seekable: bool
+    proven: bool
 
 
 def open(
@@ -269,19 +277,8 @@ class VideoFile(Video):
         self._known_frames = num_frames
         self._vouched = num_frames is not None
         self._index: PacketIndex | None = None
-        try:
-            self._container = av.open(str(path))
-        except (OSError, av.FFmpegError) as error:
-            raise Unreadable(f"{path}: {_reason(error)}") from error
-        try:
-            self._stream = video_stream(self._container, path)
-            # One thread: the caller runs many files side by side, and slices would not speed up one small file.
-            self._stream.codec_context.thread_count = 1
-            self._begun: Iterator[av.VideoFrame] | None = iter(self._container.decode(self._stream))
-            first = self._first = self._first_frame()
-        except BaseException:
-            self._container.close()
-            raise
+        self._begun: Iterator[av.VideoFrame] | None = None
+        first = self._first = (self._enter() if self._vouched else None) or self._start()
         self.kind = "flow" if FLOW_PLANES_TAG in self._container.metadata.get("comment", "").split() else "rgb"
         self.fps = self._frame_rate()
         self._quarter_turns = round(first.rotation / 90) % 4
@@ -311,6 +308,13 @@ class VideoFile(Video):
         if self._index is None:
             self._index = packet_index(self.path)
         return self._index
+
+    @property
+    def plain(self) -> bool:
+        """Whether another careful reader should show the same pixels: each picture's place is certain, and they are
+        of a kind that every way through swscale converts alike (whole frames of 8-bit 4:2:0 with even sides).
+        """
+        return self.index.seekable and not self._first.interlaced_frame and colours.of(self._first) is not None
 
     def frames_for(self, plan: Callable[[int], npt.NDArray[np.int64]]) -> tuple[npt.NDArray[np.int64], Frames]:
         try:
@@ -345,6 +349,7 @@ class VideoFile(Video):
                 frames = None  # damaged since the manifest was made: from the start, we see how far it decodes
             if frames is not None:
                 return frames
+            self._vouched = False
         counted, frames = self._decode_from_start(unique, to_the_end=False)
         if len(frames) < len(unique):
             raise IndexError(f"{self.path}: frame {unique[-1]} asked for, the video has {counted}")
@@ -364,13 +369,42 @@ class VideoFile(Video):
         as_stored = self._stored == (self._first.width, self._first.height) and self._quarter_turns == 0
         return colours.of(self._first) if self.kind == "rgb" and as_stored else None
 
-    def _first_frame(self) -> av.VideoFrame:
+    def _open(self, *, strict: bool = False) -> None:
+        """``strict``: a decoder that would conceal damage raises; what it conceals depends on what came before."""
         try:
-            for frame in self._begun or ():
-                return frame
+            self._container = av.open(str(self.path))
+            self._stream = video_stream(self._container, self.path)
         except (OSError, av.FFmpegError) as error:
             raise Unreadable(f"{self.path}: {_reason(error)}") from error
+        # One thread: the caller runs many files side by side, and slices would not speed up one small file.
+        self._stream.codec_context.thread_count = 1
+        if strict:
+            self._stream.codec_context.options = {"err_detect": "explode"}
+
+    def _start(self) -> av.VideoFrame:
+        """Open the file; returns its first frame, after which ``self._begun`` goes on."""
+        self._open()
+        self._begun = iter(self._container.decode(self._stream))
+        try:
+            for frame in self._begun:
+                return frame
+        except (OSError, av.FFmpegError) as error:
+            self._container.close()
+            raise Unreadable(f"{self.path}: {_reason(error)}") from error
+        self._container.close()
         raise Unreadable(f"{self.path}: no frame can be decoded")
+
+    def _enter(self) -> av.VideoFrame | None:
+        """Open the file to decode here and there; returns a frame, ``None`` where that is not to be done."""
+        self._open(strict=True)
+        try:
+            self._index = _packet_index(self._container, self._stream)
+            for key in self._index.keyframes if self._index.proven else ():
+                return next(self._frames_after(key, {key}), None)
+        except (OSError, av.FFmpegError):
+            self._vouched = False  # the way from the start says how far it is good
+        self._container.close()
+        return None
 
     def _decode_from_start(
         self, unique: Sequence[int] | npt.NDArray[np.int64], *, to_the_end: bool = True
@@ -394,35 +428,53 @@ class VideoFile(Video):
     def _decode_by_seeking(self, unique: npt.NDArray[np.int64]) -> Frames | None:
         """Decode from the keyframe before each wanted frame; ``None`` where the packets do not match the manifest."""
         index = self.index
-        if self._stream.codec_context.codec.canonical_name not in SEEK_EXACT_CODECS:
-            return None
         if not index.seekable or len(index.pts) != self._known_frames or len(unique) == 0:
             return None
-        keys = np.asarray(index.keyframes)
-        position = {pts: number for number, pts in enumerate(index.pts)}
-        group = np.searchsorted(keys, unique, side="right") - 1
-        if group[0] < 0:
+        groups = np.searchsorted(index.keyframes, unique, side="right") - 1
+        if groups[0] < 0:
             return None
         out = self._empty(len(unique))
         found = 0
         self._begun = None  # it will not go on from there
-        at = -1  # the frame last decoded
-        while found < len(unique):
-            start = int(keys[group[found]])
-            if at < 0 or start > at + 1:  # going on is never dearer than seeking back to where we are
-                self._container.seek(index.pts[start], stream=self._stream, backward=True, any_frame=False)
-            for frame in self._container.decode(self._stream):
-                at = -1 if frame.pts is None else position.get(frame.pts, -1)
-                if at < 0 or at > unique[found]:
+        for group in np.unique(groups).tolist():
+            wanted = unique[groups == group].tolist()
+            end = found + len(wanted)
+            start = index.keyframes[group]
+            last = start - 1
+            for frame in self._frames_after(start, set(wanted)):
+                at = -1 if frame.pts is None else index.position.get(frame.pts, -1)
+                if 0 <= at < start:  # the file was entered earlier than asked for
+                    continue
+                if at <= last or not (index.proven or at == last + 1):
                     return None  # the file does not behave; the slow way is always right
+                last = at
                 if at == unique[found]:
                     self._convert(frame, out[found])
                     found += 1
-                    if found == len(unique) or keys[group[found]] > at + 1:
+                    if found == end:
                         break
-            else:
-                return out if found == len(unique) else None
+            if found < end:
+                return None
         return out
+
+    def _frames_after(self, start: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
+        """What the packets from a keyframe on show; where that is proven, no more than what is wanted depends on."""
+        index = self.index
+        self._container.seek(index.pts[start], stream=self._stream, backward=True, any_frame=False)
+        if not index.proven:
+            yield from self._container.decode(self._stream)
+            return
+        begun = False
+        for packet in self._container.demux(self._stream):
+            at = -1 if packet.pts is None else index.position.get(packet.pts, -1)
+            begun = begun or at == start
+            if not begun or (at in index.idle and at not in wanted):
+                continue
+            yield from packet.decode()
+            wanted.discard(at)
+            if not wanted:  # what is still inside comes out without more packets
+                yield from self._stream.codec_context.decode(None)
+                return
 
     def _convert(self, frame: av.VideoFrame, out: npt.NDArray[np.uint8]) -> None:
         """Write a frame to its place."""
@@ -446,14 +498,11 @@ class VideoFile(Video):
 
     def _from_start(self) -> Iterator[av.VideoFrame]:
         """All frames: those after the first one that was looked at, or of the file opened again."""
-        if self._begun is not None:
-            begun, self._begun = self._begun, None
-            return itertools.chain([self._first], begun)
-        self._container.close()
-        self._container = av.open(str(self.path))
-        self._stream = video_stream(self._container, self.path)
-        self._stream.codec_context.thread_count = 1
-        return iter(self._container.decode(self._stream))
+        if self._begun is None:
+            self._container.close()
+            self._first = self._start()
+        begun, self._begun = self._begun, None
+        return itertools.chain([self._first], begun or ())
 
 
 class _OtherPictures(Exception):
@@ -481,24 +530,53 @@ def video_stream(container: av.container.InputContainer, path: str | Path) -> av
 
 def packet_index(path: str | Path) -> PacketIndex:
     """Read the packets of the first video stream without decoding them. Raises ``Unreadable``."""
-    shown: list[tuple[int, bool]] = []
-    timed = True
     try:
         with av.open(str(path)) as container:
-            for packet in container.demux(video_stream(container, path)):
-                if packet.size == 0 or packet.is_discard:
-                    continue
-                timed = timed and packet.pts is not None
-                shown.append((packet.pts if packet.pts is not None else len(shown), packet.is_keyframe))
+            return _packet_index(container, video_stream(container, path))
     except (OSError, av.FFmpegError) as error:
+        raise Unreadable(f"{path}: {_reason(error)}") from error
+
+
+def _packet_index(container: av.container.InputContainer, stream: av.VideoStream) -> PacketIndex:
+    """Reads to the end of the file, or to where it breaks."""
+    stamps: list[int | None] = []
+    keyframes: list[bool] = []
+    shown: list[int] = []
+    pictures: list[h264.Picture] = []
+    codec = stream.codec_context.codec.canonical_name
+    headers: h264.Headers | None = None
+    with contextlib.suppress(h264.Unproven):
+        headers = h264.Headers(stream.codec_context.extradata or b"") if codec == "h264" else None
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if not packet.is_discard:
+                shown.append(len(stamps))
+            stamps.append(packet.pts)
+            keyframes.append(packet.is_keyframe)
+            if headers:
+                try:
+                    pictures.append(headers.picture(bytes(packet)))
+                except h264.Unproven:
+                    headers = None
+    except (OSError, av.FFmpegError):
         if not shown:
-            raise Unreadable(f"{path}: {_reason(error)}") from error
-    shown.sort()
-    pts = tuple(stamp for stamp, _ in shown)
+            raise
+    times = [count if stamp is None else stamp for count, stamp in enumerate(stamps)]
+    timed = None not in stamps and len(set(stamps)) == len(stamps)
+    places = sorted(range(len(pictures)), key=lambda place: pictures[place].order)
+    proven = bool(headers) and timed and all(times[a] < times[b] for a, b in itertools.pairwise(places))
+    shown.sort(key=lambda place: times[place])
     return PacketIndex(
-        pts=pts,
-        keyframes=tuple(number for number, (_, key) in enumerate(shown) if key),
-        seekable=timed and len(set(pts)) == len(pts),
+        pts=tuple(times[place] for place in shown),
+        position={times[place]: number for number, place in enumerate(shown)},
+        keyframes=tuple(
+            number for number, place in enumerate(shown) if (pictures[place].fresh if proven else keyframes[place])
+        ),
+        idle=frozenset(number for number, place in enumerate(shown) if proven and pictures[place].idle),
+        seekable=timed and (proven or codec in SEEK_EXACT_CODECS - {"h264"}),
+        proven=proven,
     )
 
 

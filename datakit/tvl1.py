@@ -28,7 +28,7 @@ from torch import Tensor
 from .errors import BadManifest
 
 SMALLEST_SIDE_PX = 16  # levels with a shorter side are left out
-_SHARPNESS = {"cubic": -0.75, "catmull-rom": -0.5}
+PATIENCE = {"cpu": 1, "cuda": 10}  # iterations between two looks at who is done: to be asked makes a GPU wait
 _FLAT = 1.19e-7  # a squared gradient of no more counts as none (the float epsilon, as in OpenCV)
 
 
@@ -60,7 +60,8 @@ class Parameters:
 
     def __post_init__(self) -> None:
         known: dict[str, set[Any]] = {
-            "median": {0, 5}, "pyramid": {"centres", "corners"}, "warp": set(_SHARPNESS), "stop": {"each", "estimate"},
+            "median": {0, 5}, "pyramid": {"centres", "corners"}, "warp": {"cubic", "catmull-rom"},
+            "stop": {"each", "estimate"},
         }  # fmt: skip
         for field, values in known.items():
             if getattr(self, field) not in values:
@@ -74,7 +75,7 @@ def flow(first_BHW: Tensor, second_BHW: Tensor, how: Parameters) -> Tensor:
     """
     levels = [(first_BHW.float(), second_BHW.float())]
     while len(levels) < how.scales:
-        height, width = (int(side * how.scale_step + 0.5) for side in levels[-1][0].shape[1:])
+        height, width = (round(side * how.scale_step) for side in levels[-1][0].shape[1:])
         if min(height, width) < SMALLEST_SIDE_PX:
             break
         step = 1 / how.scale_step
@@ -110,45 +111,50 @@ def _solved(
     gradient_B2HW: Tensor,
     how: Parameters,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Iterate until each pair's u stands still; a pair that does leaves the batch. Returns u and the dual variables."""
+    """Iterate until each pair's u stands still; a pair that does leaves the batch. Returns u and the dual variables.
+
+    In here u counts in theta / tau pixels and the dual variables in 1 / tau, which leaves nothing to multiply with.
+    """
     device = u_B2HW.device
-    inverse_BHW = gradient_B2HW.square().sum(1).clamp_min_(_FLAT).reciprocal_()
-    goal = how.epsilon**2 * constant_BHW[0].numel()
-    # Asking a GPU whether it is done makes it wait for us.
-    patience = 1 if device.type == "cpu" else 10
+    unit = how.tau / how.theta
+    steepness_B2HW = gradient_B2HW * unit
+    inverse_BHW = steepness_B2HW.square().sum(1).clamp_min_(_FLAT * unit**2).reciprocal_()
+    work = [u_B2HW * unit, x_dual_B2HW, y_dual_B2HW, constant_BHW * unit**2, steepness_B2HW, inverse_BHW]
+    goal = (how.epsilon * unit) ** 2 * constant_BHW[0].numel()
     answers = [torch.empty_like(u_B2HW) for _ in range(3)]
+    room = [torch.zeros_like(u_B2HW) for _ in range(4)]  # slopes stay 0 in the last column and row
     places = torch.arange(len(u_B2HW), device=device)
-    work = [u_B2HW.clone(), x_dual_B2HW.clone(), y_dual_B2HW.clone(), constant_BHW, gradient_B2HW, inverse_BHW]
     moving_B = torch.ones(len(u_B2HW), device=device)
-    last_change_B = torch.zeros(len(u_B2HW), device=device)
-    for round_ in range(how.outer):
-        if how.median:
+    last_change_B = torch.zeros_like(moving_B)
+    most = how.outer * how.inner
+    for number in range(most):
+        if how.median and number % how.inner == 0:
             work[0] = _median_5x5(work[0])
-        for number in range(how.inner):
-            change_B = _iterate(how, moving_B, *work)
-            if how.stop == "estimate":
-                looked_B = (last_change_B < goal) & (number % 2 == 1)
-                last_change_B = torch.where(looked_B, change_B, last_change_B - goal)
-                moving_B = moving_B * ~(looked_B & (change_B <= goal))
-            else:
-                moving_B = moving_B * (change_B > goal)
-            if number % patience == patience - 1 and not moving_B.any():
-                break
-        if round_ == how.outer - 1:
+        change_B = _iterate(how, room, moving_B, *work)
+        if how.stop == "estimate":
+            looked_B = (last_change_B < goal) & (number % 2 == 1)
+            last_change_B = torch.where(looked_B, change_B, last_change_B - goal)
+            moving_B = moving_B * ~(looked_B & (change_B <= goal))
+        else:
+            moving_B = moving_B * (change_B > goal)
+        if number == most - 1:
             moving_B = torch.zeros_like(moving_B)
-        still = moving_B == 0
-        if still.any():
+        elif (number + 1) % how.inner % PATIENCE[device.type]:  # nobody who is done may see another median
+            continue
+        stay = moving_B.nonzero().flatten()
+        if len(stay) < len(places):
             for answer, values in zip(answers, work, strict=False):
-                answer[places[still]] = values[still]
-            places, moving_B, last_change_B = places[~still], moving_B[~still], last_change_B[~still]
-            work = [values[~still] for values in work]
-            if not len(places):
-                break
-    return answers[0], answers[1], answers[2]
+                answer[places] = values
+            places, moving_B, last_change_B = places[stay], moving_B[stay], last_change_B[stay]
+            work, room = [values[stay] for values in work], [one[: len(stay)] for one in room]
+        if not len(stay):
+            break
+    return answers[0] / unit, answers[1], answers[2]
 
 
 def _iterate(
     how: Parameters,
+    room: list[Tensor],
     moving_B: Tensor,
     u_B2HW: Tensor,
     x_dual_B2HW: Tensor,
@@ -157,25 +163,29 @@ def _iterate(
     gradient_B2HW: Tensor,
     inverse_BHW: Tensor,
 ) -> Tensor:
-    """One iteration, in place, for the pairs that are ``moving`` (1, else 0). Returns the squared change of u, [B]."""
+    """One iteration, in place, for the pairs that are ``moving`` (1, else 0). Returns the squared change of u, [B].
+
+    ``room``: four tensors like u to work in, because to ask for memory takes longer than the sums.
+    """
     most = how.lambda_ * how.theta
+    step_B2HW, shrink_B2HW, x_slope_B2HW, y_slope_B2HW = room
     moving_B111 = moving_B[:, None, None, None]
+    rate_B111 = how.tau * moving_B111
     # Data term: go along the gradient until rho is 0, but at most lambda * theta gradients.
-    share_BHW = torch.addcmul(constant_BHW, gradient_B2HW[:, 0], u_B2HW[:, 0])
+    share_BHW = torch.addcmul(constant_BHW, gradient_B2HW[:, 0], u_B2HW[:, 0], out=shrink_B2HW[:, 0])
     share_BHW.addcmul_(gradient_B2HW[:, 1], u_B2HW[:, 1]).mul_(inverse_BHW).clamp_(-most, most)
-    share_BHW.mul_(moving_B111[:, 0])
     # Smoothness: the divergence of the dual variable, backward differences with zero outside.
-    step_B2HW = x_dual_B2HW + y_dual_B2HW
+    torch.add(x_dual_B2HW, y_dual_B2HW, out=step_B2HW)
     step_B2HW[..., 1:].sub_(x_dual_B2HW[..., :-1])
     step_B2HW[..., 1:, :].sub_(y_dual_B2HW[..., :-1, :])
-    step_B2HW.mul_(how.theta * moving_B111).addcmul_(share_BHW[:, None], gradient_B2HW, value=-1)
-    u_B2HW.add_(step_B2HW)
+    step_B2HW.addcmul_(share_BHW[:, None], gradient_B2HW, value=-1)
+    u_B2HW.addcmul_(step_B2HW, moving_B111)
     change_B: Tensor = torch.linalg.vector_norm(step_B2HW.flatten(1), dim=1).square()
     # Dual variable: forward differences, zero in the last column and row.
-    rate_B111 = moving_B111 * (how.tau / how.theta)
-    x_slope_B2HW = F.pad(u_B2HW[..., 1:] - u_B2HW[..., :-1], (0, 1))
-    y_slope_B2HW = F.pad(u_B2HW[..., 1:, :] - u_B2HW[..., :-1, :], (0, 0, 0, 1))
-    shrink_B2HW = torch.addcmul(x_slope_B2HW.square(), y_slope_B2HW, y_slope_B2HW).sqrt_().mul_(rate_B111).add_(1)
+    torch.sub(u_B2HW[..., 1:], u_B2HW[..., :-1], out=x_slope_B2HW[..., :-1])
+    torch.sub(u_B2HW[..., 1:, :], u_B2HW[..., :-1, :], out=y_slope_B2HW[..., :-1, :])
+    torch.mul(x_slope_B2HW, x_slope_B2HW, out=shrink_B2HW).addcmul_(y_slope_B2HW, y_slope_B2HW)
+    shrink_B2HW.sqrt_().mul_(moving_B111).add_(1)
     x_dual_B2HW.addcmul_(x_slope_B2HW, rate_B111).div_(shrink_B2HW)
     y_dual_B2HW.addcmul_(y_slope_B2HW, rate_B111).div_(shrink_B2HW)
     return change_B
@@ -210,32 +220,30 @@ def _warped(picture_BCHW: Tensor, u_B2HW: Tensor, rule: str) -> Tensor:
     channels, height, width = picture_BCHW.shape[1:]
     x_BHW = u_B2HW[:, 0] + torch.arange(width, device=u_B2HW.device)
     y_BHW = u_B2HW[:, 1] + torch.arange(height, device=u_B2HW.device)[:, None]
+    if rule == "cubic":  # torch's own has this a; in float64, because it wants positions as parts of the width
+        at_BHW2 = torch.stack([(2 * x_BHW.double() + 1) / width - 1, (2 * y_BHW.double() + 1) / height - 1], dim=-1)
+        return F.grid_sample(picture_BCHW.double(), at_BHW2, mode="bicubic", align_corners=False).float()
+    # Positions of which no pixel around is in the picture all give the border: as far out as the padding goes.
+    padded_BCHW = F.pad(picture_BCHW, (4, 4, 4, 4), mode="replicate")
     left, top = x_BHW.floor(), y_BHW.floor()
-    sharpness = _SHARPNESS[rule]
-    x_weights, y_weights = _cubic(x_BHW - left, sharpness), _cubic(y_BHW - top, sharpness)
-    columns = [left.long() + offset for offset in (-1, 0, 1, 2)]
-    rows = [top.long() + offset for offset in (-1, 0, 1, 2)]
-    if rule == "cubic":  # black outside
-        x_weights = [w * ((x >= 0) & (x < width)) for w, x in zip(x_weights, columns, strict=True)]
-        y_weights = [w * ((y >= 0) & (y < height)) for w, y in zip(y_weights, rows, strict=True)]
-    flat_BCP = picture_BCHW.flatten(2)
+    stride = padded_BCHW.shape[-1]
+    first = (top.clamp(-3, height + 1).long() + 3) * stride + left.clamp(-3, width + 1).long() + 3
+    first_BCP = first.flatten(1)[:, None].expand(-1, channels, -1)
+    flat_BCP = padded_BCHW.flatten(2)
     warped_BCHW = torch.zeros_like(picture_BCHW)
-    columns = [x.clamp_(0, width - 1) for x in columns]
-    for y, y_weight in zip(rows, y_weights, strict=True):
-        start = y.clamp_(0, height - 1) * width
-        row_BCHW = torch.zeros_like(picture_BCHW)
-        for x, x_weight in zip(columns, x_weights, strict=True):
-            index_B1P = (start + x).flatten(1)[:, None].expand(-1, channels, -1)
-            row_BCHW.addcmul_(flat_BCP.gather(2, index_B1P).view_as(row_BCHW), x_weight[:, None])
-        warped_BCHW.addcmul_(row_BCHW, y_weight[:, None])
+    x_weights = _catmull_rom(x_BHW - left)
+    for row, y_weight in enumerate(_catmull_rom(y_BHW - top)):
+        for column, x_weight in enumerate(x_weights):
+            values = flat_BCP[:, :, row * stride + column :].gather(2, first_BCP).view_as(picture_BCHW)
+            warped_BCHW.addcmul_(values, (x_weight * y_weight)[:, None])
     return warped_BCHW
 
 
-def _cubic(t: Tensor, a: float) -> list[Tensor]:
-    """Weights of the pixels at -1, 0, 1, 2 for a point at ``t`` in 0..1 (Keys's kernel with the parameter ``a``)."""
-    before = ((t - 2) * t + 1) * t * a
-    here = ((a + 2) * t - (a + 3)) * t * t + 1
-    after = ((2 * a + 3 - (a + 2) * t) * t - a) * t
+def _catmull_rom(t: Tensor) -> list[Tensor]:
+    """Weights of the pixels at -1, 0, 1, 2 for a point at ``t`` in 0..1: Keys's kernel with a = -0.5."""
+    before = ((2 - t) * t - 1) * t / 2
+    here = (1.5 * t - 2.5) * t * t + 1
+    after = ((2 - 1.5 * t) * t + 0.5) * t
     return [before, here, after, 1 - before - here - after]
 
 
@@ -252,14 +260,19 @@ Step = tuple[bool, int, int]  # a new value: the larger (else smaller) of two ea
 
 
 def _compared(values: list[Tensor], steps: list[Step], wanted: list[int]) -> list[Tensor]:
-    """Run a sorting network and return the ``wanted`` ones of its values."""
+    """Run a sorting network and return the ``wanted`` ones of its values; memory is used again, see ``_iterate``."""
     known = dict(enumerate(values))
+    room: list[Tensor] = []
     last_use = {value: number for number, (_, *pair) in enumerate(steps) for value in pair}
     for number, (larger, one, other) in enumerate(steps):
-        known[len(values) + number] = (torch.maximum if larger else torch.minimum)(known[one], known[other])
+        out = room.pop() if room else torch.empty_like(values[0])
+        (torch.maximum if larger else torch.minimum)(known[one], known[other], out=out)
+        known[len(values) + number] = out
         for value in {one, other}:
             if last_use[value] == number and value not in wanted:
-                del known[value]
+                done = known.pop(value)
+                if value >= len(values):
+                    room.append(done)
     return [known[value] for value in wanted]
 
 

@@ -45,8 +45,10 @@ def aggregate(views: NDArray[np.floating[Any]], aggregation: str) -> NDArray[np.
 
 # --- stopping when nothing can change any more -----------------------------------------------------------------------
 
-# Softmax sums to 1 within 1e-6; a decision must stand clear of that and of the rounding of the final mean.
+# Softmax sums to 1 within 1e-6, and two means closer than float32 tells apart would be a tie: a decision must stand
+# clear of both.
 SLACK_A_VIEW = 1e-5
+SLACK_OF_A_MEAN = 2e-7
 
 
 def may_stop_early(protocol: Protocol) -> bool:
@@ -66,13 +68,13 @@ def views_until_decided(total: NDArray[np.float64], label: int, num_left: int) -
 
     ``label`` -1 (unknown) asks for top-1 only.
     """
-    left = num_left * (1 + SLACK_A_VIEW)
+    left = num_left * (1 + SLACK_A_VIEW) + SLACK_OF_A_MEAN * (num_left + float(total.sum()))
     if num_left == 0 or len(total) < 2:
         return 0
     second, first = np.partition(total, -2)[-2:]
     lead = float(first - second)
     if lead <= left:  # with j more views at best lead + j against num_left - j
-        return min(num_left, int((num_left - lead) // 2) + 1)
+        return min(num_left, max(1, int((num_left - lead) // 2) + 1))
     if label < 0 or len(total) <= TOP:
         return 0
     behind = np.sort(np.delete(total[label] - total, label))[:TOP]  # how far the best rivals are behind the label

@@ -29,9 +29,9 @@ Metric = Literal["top1", "mean_class"]
 METRICS = {"top1": "top-1", "mean_class": "mean class accuracy"}
 POWER = 0.80
 SMALLEST_RULE = (
-    "Of the units that differ between the sides, the smallest lead that the exact sign test finds at the 5 % level in "
-    "80 % of the cases, as a share of all units; where units weigh differently, (1.96 + 0.84) x sqrt(sum of squared "
-    "differences). No correction for several comparisons."
+    "Of the units that differ between the sides, the smallest lead that the exact sign test finds in 80 % of the cases "
+    "at the 5 % level, divided by the number of comparisons (Holm's strictest), as a share of all units; where units "
+    "weigh differently, (z of that level + 0.84) x sqrt(sum of squared differences)."
 )
 
 
@@ -48,13 +48,15 @@ class Difference:
 class Comparison:
     """b against a on the same clips; accuracies, errors and differences as fractions of 1.
 
-    low, high     95 % interval of ``difference`` = b - a (paired bootstrap)
+    low, high     95 % interval of ``difference`` = b - a (paired bootstrap); holds 0 where ``p`` is not below 0.05
     only_a        clips that a gets right and b wrong;  only_b the other way round
     p             two-sided, of ``test``;  p_holm the same after Holm's correction over ``num_comparisons``
     smallest      the smallest difference that would have been seen, by ``SMALLEST_RULE``
     bounds        least and most that the difference could be over all ``num_asked`` clips that either side was asked
                   for, however the ``num_unscored`` that not both scored had come out
     what, copy, how, with_  the parts of the signatures that differ; ``what`` only with ``common=True``
+    num_other_files  clips whose files are not the same on both sides; ``None`` where a side has no hashes of its files
+    copy_known    whether both sides have a fingerprint of their files
     """
 
     names: tuple[str, str]
@@ -82,6 +84,8 @@ class Comparison:
     num_asked: int
     what: tuple[Difference, ...]
     copy: tuple[Difference, ...]
+    num_other_files: int | None
+    copy_known: bool
     how: tuple[Difference, ...]
     with_: tuple[Difference, ...]
 
@@ -111,11 +115,39 @@ class Comparison:
                 f"No difference beyond chance between {first} and {second}: {measured}. One of "
                 f"{100 * self.smallest:.2f} points would have been seen in 8 of 10 such tests."
             )
-        return sentence + (" The files they scored are different copies." if self.copy else "")
+        return f"{sentence} {self.copy_text}".rstrip()
+
+    @property
+    def copy_text(self) -> str:
+        """What must be said of the files that were scored; "" where they are the same."""
+        if self.copy and self.num_other_files:
+            return f"The files they scored are different copies: {self.num_other_files} of them differ."
+        if self.copy:
+            return "The files they scored are different copies."
+        return "" if self.copy_known else "Whether they scored the same copy of the files is not known."
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "differs": self.differs, "verdict": self.verdict, "smallest_rule": SMALLEST_RULE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Paired:
+    """Two sides that may be compared. ``labels``, ``change`` (1: only b is right, -1: only a): int64 [N] of ``ids``."""
+
+    names: tuple[str, str]
+    metric: Metric
+    a: ScoreSet
+    b: ScoreSet
+    ids: list[str]
+    labels: NDArray[np.int64]
+    change: NDArray[np.int64]
+    missing: metrics.Missing
+    what: tuple[Difference, ...]
+    copy: tuple[Difference, ...]
+    bounds: tuple[float, float]
+    num_unscored: int
+    num_asked: int
 
 
 def compare(
@@ -137,6 +169,42 @@ def compare(
     Raises ``NotComparable`` when WHAT was measured or the copy differs and that was not asked for; the message ends
     with what to type.
     """
+    return _measured(_pair(a, b, names, metric, common, across_copies), groups, seed, num_comparisons=1)
+
+
+def compare_all(
+    score_sets: Sequence[ScoreSet],
+    names: Sequence[str],
+    *,
+    metric: Metric = "top1",
+    common: bool = False,
+    across_copies: bool = False,
+    groups: Mapping[str, str] | None = None,
+    seed: int = 0,
+    refused: list[str] | None = None,
+) -> list[Comparison]:
+    """Every pair, in the order given, as ``compare`` does, with Holm's correction over all of them.
+
+    ``refused``: a list that takes the reasons of pairs that may not be compared, in place of ``NotComparable``.
+    """
+    if len(score_sets) < 2:
+        raise UsageError("a comparison needs two score files or more: python -m evalkit compare a b")
+    pairs = []
+    for i, j in itertools.combinations(range(len(score_sets)), 2):
+        try:
+            pairs.append(_pair(score_sets[i], score_sets[j], (names[i], names[j]), metric, common, across_copies))
+        except NotComparable as error:
+            if refused is None:
+                raise
+            refused.append(str(error))
+    found = [_measured(pair, groups, seed, num_comparisons=len(pairs)) for pair in pairs]
+    return [replace(one, p_holm=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+
+
+def _pair(
+    a: ScoreSet, b: ScoreSet, names: tuple[str, str], metric: Metric, common: bool, across_copies: bool
+) -> _Paired:
+    """Raises ``NotComparable``."""
     if metric not in METRICS:
         raise UsageError(f"--metric {metric}: type --metric {' or --metric '.join(METRICS)}")
     num_asked, num_unscored, bounds = _bounds(a, b, metric)
@@ -146,70 +214,71 @@ def compare(
         a, b = _shared(a, b, names)
     else:
         _check_what(a, b, names)
-    copy = differences(a, b, signature.COPY)
+    copy = copies_differing(a, b)
     if copy and not across_copies:
+        num_other = num_other_files(a, b)
+        counted = f" ({num_other} of {len(a.ids)} files differ)" if num_other else ""
         raise NotComparable(
-            f"{names[0]} and {names[1]} scored different copies of the files: {_listed(copy, names)}. "
+            f"{names[0]} and {names[1]} scored different copies of the files: {_listed(copy, names)}{counted}. "
             "To compare all the same, type --across-copies"
         )
     missing: metrics.Missing = "drop" if "drop" in (a.signature.missing, b.signature.missing) else "wrong"
-    labels, found_a, found_b, ids = _paired(a, b, names, missing)
-    right_a, right_b = found_a == 0, found_b == 0
-    change = right_b.astype(np.int64) - right_a
-    unit_of_clip = units(ids, groups)
-    share_of_clip = shares(labels, metric)
-    unit_change = share_of_clip * change.astype(np.float64)
+    labels, found_a, found_b, ids = _outcomes(a, b, names, missing)
+    return _Paired(
+        names=names, metric=metric, a=a, b=b, ids=ids, labels=labels, missing=missing, what=what, copy=copy,
+        change=(found_b == 0).astype(np.int64) - (found_a == 0), bounds=bounds, num_unscored=num_unscored,
+        num_asked=num_asked,
+    )  # fmt: skip
+
+
+def _measured(pair: _Paired, groups: Mapping[str, str] | None, seed: int, num_comparisons: int) -> Comparison:
+    a, b, change, labels = pair.a, pair.b, pair.change, pair.labels
+    unit_of_clip = units(pair.ids, groups)
+    unit_change = shares(labels, pair.metric) * change.astype(np.float64)
     if unit_of_clip is not None:
         unit_change = np.bincount(unit_of_clip, unit_change).astype(np.float64)
     rng = np.random.default_rng(seed)
     p = _sign_test(unit_change, rng)
-    strata = labels if metric == "mean_class" else np.zeros_like(labels)
+    strata = labels if pair.metric == "mean_class" else np.zeros_like(labels)
     if unit_of_clip is None:
         draws = resample_clips(change, strata, rng)
     else:
         draws = resample_groups(change, strata, unit_of_clip, rng)
     low, high = interval(float(unit_change.sum()), draws, len(unit_change))
-    numbers_a, numbers_b = (metrics.summary(side, missing, groups=groups) for side in (a, b))
+    if p >= LEVEL:  # of a few differing clips the exact test says less than their spread does
+        low, high = min(low, 0.0), max(high, 0.0)
+    numbers_a, numbers_b = (metrics.summary(side, pair.missing, groups=groups) for side in (a, b))
     return Comparison(
-        names=names,
+        names=pair.names,
         signatures=(str(a.signature), str(b.signature)),
-        metric=metric,
-        n=len(ids),
+        metric=pair.metric,
+        n=len(pair.ids),
         unit="clip" if groups is None else "group",
         num_units=len(unit_change),
-        a=numbers_a[metric],
-        a_se=numbers_a[f"{metric}_se"],
-        b=numbers_b[metric],
-        b_se=numbers_b[f"{metric}_se"],
+        a=numbers_a[pair.metric],
+        a_se=numbers_a[f"{pair.metric}_se"],
+        b=numbers_b[pair.metric],
+        b_se=numbers_b[f"{pair.metric}_se"],
         difference=float(unit_change.sum()) + 0.0,  # never -0.00
         low=low,
         high=high,
         only_a=int((change < 0).sum()),
         only_b=int((change > 0).sum()),
-        test="exact McNemar" if metric == "top1" and groups is None else "sign flips",
+        test="exact McNemar" if pair.metric == "top1" and groups is None else "sign flips",
         p=p,
         p_holm=p,
-        smallest=_smallest(unit_change),
-        bounds=bounds,
-        num_unscored=num_unscored,
-        num_asked=num_asked,
-        what=what,
-        copy=copy,
+        num_comparisons=num_comparisons,
+        smallest=_smallest(unit_change, LEVEL / num_comparisons),
+        bounds=pair.bounds,
+        num_unscored=pair.num_unscored,
+        num_asked=pair.num_asked,
+        what=pair.what,
+        copy=pair.copy,
+        num_other_files=num_other_files(a, b),
+        copy_known=signature.fingerprinted(a.signature.media) and signature.fingerprinted(b.signature.media),
         how=differences(a, b, signature.HOW),
         with_=differences(a, b, signature.WITH),
     )
-
-
-def compare_all(score_sets: Sequence[ScoreSet], names: Sequence[str], **options: Any) -> list[Comparison]:
-    """Every pair, in the order given, with Holm's correction over all of them. ``options`` are those of ``compare``."""
-    if len(score_sets) < 2:
-        raise UsageError("a comparison needs two score files or more: python -m evalkit compare a b")
-    pairs = [
-        compare(score_sets[i], score_sets[j], names=(names[i], names[j]), **options)
-        for i, j in itertools.combinations(range(len(score_sets)), 2)
-    ]
-    corrected = holm([pair.p for pair in pairs])
-    return [replace(pair, p_holm=p, num_comparisons=len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -236,7 +305,8 @@ def describe(found: Comparison) -> str:
         f"differing   {found.only_a} clips only the first gets right, {found.only_b} only the second, of {units}",
         f"test        {found.test}: {_p_text(found.p)}"
         + (f", {_p_text(found.p_holm)} after Holm over {found.num_comparisons}" if found.num_comparisons > 1 else ""),
-        f"seen from   {100 * found.smallest:.2f} points (80 % power at the 5 % level)",
+        f"seen from   {100 * found.smallest:.2f} points (80 % power at the 5 % level"
+        + (f" over {found.num_comparisons} comparisons)" if found.num_comparisons > 1 else ")"),
     ]
     if found.num_unscored:
         lines.append(f"bounds      {bounds_text(found)}")
@@ -248,10 +318,10 @@ def describe(found: Comparison) -> str:
 def bounds_text(found: Comparison) -> str:
     """What the clips that not both sides scored could make of the difference."""
     low, high = (100 * bound for bound in found.bounds)
-    were = "clip was" if found.num_unscored == 1 else "clips were"
+    clips = "clip that one side or both" if found.num_unscored == 1 else "clips that one side or both"
     return (
-        f"{found.num_unscored} of {found.num_asked} {were} not scored by both: had they come out right or wrong, the "
-        f"difference over all {found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
+        f"however the {found.num_unscored} {clips} could not score had come out, the difference over all "
+        f"{found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
     )
 
 
@@ -262,6 +332,22 @@ def differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Differen
     """Those of the signatures' parts ``keys`` that are not the same."""
     pairs = ((key, str(getattr(a.signature, key)), str(getattr(b.signature, key))) for key in keys)
     return tuple(Difference(key=key, a=left, b=right) for key, left, right in pairs if left != right)
+
+
+def copies_differing(a: ScoreSet, b: ScoreSet) -> tuple[Difference, ...]:
+    """COPY, where the sides looked at different files. A fusion of streams looked at the files of each of its parts."""
+    copies = [set(side.signature.media.split("+")) for side in (a, b)]
+    if copies[0] < copies[1] or copies[1] < copies[0]:
+        return ()
+    return differences(a, b, signature.COPY)
+
+
+def num_other_files(a: ScoreSet, b: ScoreSet) -> int | None:
+    """Of the clips that both scored, how many were other files; ``None`` where a side has no hashes of them."""
+    if a.files is None or b.files is None:
+        return None
+    files_b = dict(zip(b.ids, b.files, strict=True))
+    return sum(files_b.get(clip_id, sha) != sha for clip_id, sha in zip(a.ids, a.files, strict=True))
 
 
 def _listed(differences: Sequence[Difference], names: tuple[str, str]) -> str:
@@ -301,7 +387,7 @@ def _shared(a: ScoreSet, b: ScoreSet, names: tuple[str, str]) -> tuple[ScoreSet,
     )
 
 
-def _paired(
+def _outcomes(
     a: ScoreSet, b: ScoreSet, names: tuple[str, str], missing: metrics.Missing
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[str]]:
     """(labels, ranks in a, ranks in b, ids) of the clips that count. Labels are told by class name, not by index: the
@@ -371,6 +457,14 @@ def _sizes(unit_change: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     return sizes[sizes > 0], counts[sizes > 0].astype(np.int64)
 
 
+def changed(change: NDArray[np.int64], unit_of_clip: NDArray[np.int64] | None = None, seed: int = 0) -> float:
+    """Two-sided p that a ``change`` (1, 0 or -1 a clip) is none: McNemar's exact test, by units that of sign flips."""
+    by_unit = change / len(change)
+    if unit_of_clip is not None:
+        by_unit = np.bincount(unit_of_clip, by_unit).astype(np.float64)
+    return _sign_test(by_unit, np.random.default_rng(seed))
+
+
 def _sign_test(unit_change: NDArray[np.float64], rng: np.random.Generator) -> float:
     """Two-sided p that the sides are alike: then every unit's change is as likely with the opposite sign.
 
@@ -391,17 +485,17 @@ def _sign_test(unit_change: NDArray[np.float64], rng: np.random.Generator) -> fl
     return (1 + hits) / (1 + NUM_RESAMPLES)
 
 
-def _smallest(unit_change: NDArray[np.float64]) -> float:
+def _smallest(unit_change: NDArray[np.float64], level: float = LEVEL) -> float:
     """The smallest difference that would have been seen: ``SMALLEST_RULE``."""
     sizes, counts = _sizes(unit_change)
     if len(sizes) > 1:
-        z = float(special.ndtri(1 - LEVEL / 2) + special.ndtri(POWER))
+        z = float(special.ndtri(1 - level / 2) + special.ndtri(POWER))
         return z * math.sqrt(float(np.square(unit_change).sum()))
     size = float(sizes[0]) if len(sizes) else 1 / len(unit_change)
-    # With five differing units, all for one side, p is still 2 * 0.5**5 = 0.0625: six have to differ.
-    num_differing = max(6, int(counts[0]) if len(sizes) else 0)
+    # With five differing units, all for one side, p is still 2 * 0.5**5 = 0.0625: six have to differ at the 5 % level.
+    num_differing = max(math.ceil(math.log2(2 / level)), int(counts[0]) if len(sizes) else 0)
     tails = special.bdtr(np.arange(num_differing // 2), num_differing, 0.5)
-    most_against = int((tails <= LEVEL / 2).sum()) - 1
+    most_against = int((tails <= level / 2).sum()) - 1
     share_against = float(special.bdtri(most_against, num_differing, POWER))
     return size * num_differing * (1 - 2 * share_against)
 

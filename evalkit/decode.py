@@ -213,9 +213,15 @@ def _read(job: _Job, shape: Shape, protocol: Protocol, allocate: Allocate | None
 def _by_torchcodec(
     video: reader.VideoFile, plan: Callable[[int], NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """As ``video.frames_for``, which is what is done where the two count or show another video."""
+    """As ``video.frames_for``, which is what is done where the two would count or show another video.
+
+    torchcodec 0.17 converts odd sides, more than 8 bits and fields in another way, and finds other frames where times
+    are not those of the pictures (H.263, MPEG-4 part 2, VVC).
+    """
     from torchcodec.decoders import VideoDecoder
 
+    if not video.plain:
+        return video.frames_for(plan)
     try:
         other = VideoDecoder(str(video.path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         if len(other) != len(video.index.pts):

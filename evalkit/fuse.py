@@ -46,13 +46,15 @@ def fuse(parts: Sequence[ScoreSet], weights: Sequence[float] | None = None, on: 
     first = aligned[0]
     total = _sum(streams, weights)
     labels = dict(zip(first.ids, first.labels.tolist(), strict=True))
+    signature, files = _signature([part.signature for part in aligned], weights, on), _files(aligned, ids)
     return ScoreSet(
         ids=ids,
         labels=np.array([labels[clip_id] for clip_id in ids], dtype=np.int64),
         scores=total,
         classes=first.classes,
         kind=on,
-        signature=_signature([part.signature for part in aligned], weights, on),
+        signature=signature if files is None else replace(signature, media=first.signature.media),
+        files=files,
         missing=_missing(aligned),
         meta={
             "fused": [
@@ -294,6 +296,20 @@ def _missing(parts: Sequence[ScoreSet]) -> list[dict[str, str | None]]:
             if clip_id in labels:
                 labels[clip_id] = labels[clip_id] or name or None
     return [{"id": clip_id, "label": labels[clip_id], "reason": "; ".join(reasons[clip_id])} for clip_id in reasons]
+
+
+def _files(parts: Sequence[ScoreSet], ids: Sequence[str]) -> list[str] | None:
+    """The hashes of the files, where all parts looked at the same ones."""
+    first: list[str] | None = None
+    for part in parts:
+        if part.files is None:
+            return None
+        file = dict(zip(part.ids, part.files, strict=True))
+        files = [file[clip_id] for clip_id in ids]
+        if first is not None and files != first:
+            return None
+        first = files
+    return first
 
 
 def _signature(signatures: Sequence[Signature], weights: Sequence[float], on: On) -> Signature:

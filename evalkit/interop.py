@@ -35,6 +35,7 @@ Program = Literal["mmaction2", "pyslowfast"]
 
 NUMBERS = re.compile(r"[fiu][1248]|b1")
 SUMS_ALIKE = 1e-3  # of probabilities, in single precision, of thousands of classes
+MOST_APART = 0.05  # of many views: logits that happen to be from 0 on add up to anything
 # What reading a file that is cut, or was never a pickle, may raise.
 UNREADABLE = (EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError, RecursionError)
 
@@ -70,6 +71,13 @@ class Result:
         if len(ids) != num_rows:
             raise DataError(f"{self.path} has {num_rows} rows, the list {len(ids)}: it is of another list")
         wanted = None if labels is None else np.asarray(labels, dtype=np.int64)
+        if wanted is not None and not -1 <= wanted.min() <= wanted.max() < num_classes:
+            from_one = wanted.min() == 1 and wanted.max() == num_classes
+            raise DataError(
+                f"{self.path} has scores of {num_classes} classes, 0 to {num_classes - 1}, the list labels from "
+                f"{wanted.min()} to {wanted.max()}: "
+                + ("it counts from 1; write labels that count from 0" if from_one else "it is of another set")
+            )
         if wanted is not None and self.labels is not None and (wanted != self.labels).any():
             row = int(np.flatnonzero(wanted != self.labels)[0])
             raise DataError(
@@ -201,18 +209,25 @@ def _rows(path: Path, rows: Sequence[Any] | NDArray[Any]) -> NDArray[np.floating
 
 
 def _kind(scores: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]], Kind, int]:
-    """(scores, whether they are probabilities, what they were divided by).
+    """(scores, whether they are probabilities, what most rows were divided by).
 
-    Rows of numbers from 0 on that all add up to the same whole number are sums of so many softmaxes (PySlowFast adds
-    up its 30 views). A maximum over views adds up to 1 or more and has nothing above 1. Everything else is a logit.
+    Rows of numbers from 0 on that add up to the same whole number are sums of so many softmaxes: PySlowFast adds up its
+    30 views, and a few of them twice where several processes share them (its sampler fills up with copies). A maximum
+    over views adds up to 1 or more and has nothing above 1. Everything else is a logit. A row with a NaN tells nothing.
     """
-    if not np.isfinite(scores).all() or scores.min() < 0:
+    there = scores[np.isfinite(scores).all(axis=1)]
+    if not len(there) or there.min() < 0:
         return scores, "logit", 1
-    sums = scores.astype(np.float64).sum(axis=1)
-    num_views = round(float(np.median(sums)))
-    if num_views >= 1 and (abs(sums - num_views) <= SUMS_ALIKE * num_views).all():
-        return (scores if num_views == 1 else scores / scores.dtype.type(num_views)), "prob", num_views
-    if scores.max() <= 1 + SUMS_ALIKE and sums.min() >= 1 - SUMS_ALIKE:
+    sums = there.astype(np.float64).sum(axis=1)
+    num_views = np.round(sums)
+    usual = int(np.median(num_views))
+    alike = (abs(sums - num_views) <= min(SUMS_ALIKE * usual, MOST_APART)).all()
+    if alike and usual and usual == num_views.min() and num_views.max() <= 2 * usual:
+        if usual == num_views.max() == 1:
+            return scores, "prob", 1
+        own = np.round(scores.sum(axis=1, keepdims=True, dtype=np.float64))
+        return scores / np.where(np.isfinite(own), own, usual).astype(scores.dtype), "prob", usual
+    if there.max() <= 1 + SUMS_ALIKE and sums.min() >= 1 - SUMS_ALIKE:
         return scores, "prob", 1
     return scores, "logit", 1
 

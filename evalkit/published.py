@@ -1,7 +1,7 @@
 """Published numbers of the same network and data set, and what keeps ours from standing beside them.
 
-A number is comparable where weights, clips, copy of the videos and protocol are the same; of everything else it is said
-what is not.
+A number is comparable where weights, clips, resolution of the videos and protocol are the same; of everything else it
+is said what is not. Whether the files were the same nobody can check: no publication has fingerprints of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .protocols import Protocol
 from .scores import ScoreSet
 
 FEW = 3  # rows of other networks that are shown where there is none of the same
+UNCHECKED = "whether their files were the same as ours cannot be checked"
 NUMBERS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
 
 
@@ -30,7 +31,7 @@ class Beside:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        why = f"not comparable: {'; '.join(self.reasons)}" if self.reasons else "comparable"
+        why = f"not comparable: {'; '.join(self.reasons)}" if self.reasons else f"comparable; {UNCHECKED}"
         return f"{self.numbers}, {self.row['of']}; {why}"
 
     def to_dict(self) -> dict[str, Any]:

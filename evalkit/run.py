@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .ranks import Ranks
     from .scores import ScoreSet
 
+RUN_FILE = "run.json"
 SHOWN = 10  # missing clips, class names: the first few say what is wrong
 ESTIMATE_AFTER_S = 3.0
 LONG_S = 3600.0
@@ -374,21 +375,26 @@ def score(
         ranks.collected(reasons)
         return None
     with closing(Partial(out, key)) as partial:
-        for stale in [*out.glob("scores.npz.*.part"), *out.glob("metrics.json.*.part")]:
+        for stale in out.glob("*.*.part"):
             stale.unlink()  # of a run that was killed while it wrote; the lock says that no other is writing
         partial.absorb()
         done = partial.load(stamps, len(data.classes))
         left = [clip for clip in data.clips if clip.id not in done]
         announce(args, net.spec, protocol, data, device.type, num_done=len(done), ranks=ranks)
+        began, num_before = time.monotonic(), len(done)
         ranks.told([clip.id for clip in left])
         reasons = score_share(args, net, protocol, data, ranks.share(left), stamps, device, partial, ranks)
         for others in ranks.collected(reasons):
             reasons |= others
+        seconds = time.monotonic() - began
         partial.absorb()
         done = partial.load(stamps, len(data.classes))
         if not done:
             first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
             raise DataError(f"none of the {len(data.clips)} clips could be scored ({first})")
+        if len(done) > num_before or not (out / RUN_FILE).exists():  # else the run before measured it
+            text = json.dumps(measured(args, device, len(done) - num_before, seconds, ranks), indent=1)
+            files.write_text(out / RUN_FILE, f"{text}\n")
         score_set = collect(args, net.spec, protocol, data, done, reasons)
         write(args, net.spec, protocol, score_set, out)
         partial.finish()
@@ -473,6 +479,27 @@ def write(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_s
     files.write_text(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
+def measured(
+    args: argparse.Namespace, device: torch.device, num_clips: int, seconds: float, ranks: Ranks
+) -> dict[str, Any]:
+    """What a table says of a run and no number depends on: ``video_per_s`` with decoding, ``memory_mb`` of the first
+    process (of its GPU, where there is one), and where the checkpoint was."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        name, peak = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+    else:
+        name, peak = device.type, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "video_per_s": round(num_clips / seconds, 3) if num_clips else None,
+        "memory_mb": round(peak / 2**20),
+        "device": f"{ranks.size} x {name}",
+        "checkpoint": str(args.checkpoint.absolute()),
+    }
+
+
 def facts(
     args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, data: Data, device_type: str
 ) -> dict[str, Any]:
@@ -541,7 +568,7 @@ def collect(
         agg=protocol.aggregation + ("-until-decided" if args.stop_when_decided else ""),
         missing="drop" if args.missing == "drop" else "wrong",
         weights=spec.weights,
-        media=data.media,
+        media=data.manifest.variant,
         dec=decoder(args.decoder, scored),
         dtype=args.dtype,
         kit=__version__,
@@ -566,12 +593,27 @@ def collect(
         labels=np.array([data.labels[clip.id] for clip in scored], dtype=np.int64),
         scores=np.stack([done[clip.id].scores for clip in scored]),
         views=stacked([done[clip.id].views for clip in scored]) if args.save_views else None,
+        files=hashes(scored),
         classes=data.classes,
         kind="prob",
         signature=signature,
         missing=missing,
         meta=meta,
     )
+
+
+def hashes(clips: Sequence[Clip]) -> list[str]:
+    """The sha256 of each clip's file as it lies there now, whatever a manifest says of it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from datakit import fingerprint
+
+    paths = [clip.path for clip in clips if clip.path is not None]  # what was scored has one
+    try:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            return list(pool.map(fingerprint.sha256_of, paths))
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror} after it was scored; run the same command again") from None
 
 
 def option(item: tuple[str, Any]) -> str:

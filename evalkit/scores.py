@@ -33,10 +33,12 @@ class ScoreSet:
     classes  the C class names, in the order of the columns
     kind     "prob" (what softmax made) or "logit"
     views    float16 [N, V, C], the scores of the single views, or None
+    files    the sha256 of the file that each clip was read from, or None where nobody took them
     missing  what was asked for and not scored: dicts with ``id``, ``label`` (a class name or None) and ``reason``
     meta     anything JSON can hold; ``partial: true`` says that scores stop where the decision was certain
 
-    ``n`` and ``list`` of the signature are set here from the rows, so they always say what was really scored.
+    ``n``, ``list`` and with ``files`` the fingerprint in ``media`` of the signature are set here from the rows, so they
+    always say what was really scored, of a part of the rows too.
     Raises ``DataError`` when the parts do not fit together.
     """
 
@@ -47,6 +49,7 @@ class ScoreSet:
     kind: Kind
     signature: Signature
     views: NDArray[np.float16] | None = None
+    files: list[str] | None = None
     missing: list[dict[str, str | None]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -59,7 +62,9 @@ class ScoreSet:
         if self.views is not None:
             self.views = np.asarray(self.views).astype(np.float16, copy=False)
         self._check()
-        self.signature = replace(self.signature, n=len(self.ids), list=fingerprint.list_id(self.pairs()))
+        self.signature = replace(
+            self.signature, n=len(self.ids), list=fingerprint.list_id(self.pairs()), media=self._media()
+        )
 
     def label_names(self) -> list[str]:
         """The class name of each row, "" where it has no label."""
@@ -69,14 +74,22 @@ class ScoreSet:
         """(id, class name) of each row: what ``list`` of the signature hashes."""
         return list(zip(self.ids, self.label_names(), strict=True))
 
+    def _media(self) -> str:
+        """``320p-9f3c0a11de``: variant and fingerprint of the rows' files; as it was where those are not known."""
+        if self.files is None:
+            return self.signature.media
+        variant = self.signature.media.rpartition("-")[0] or self.signature.media
+        return "-".join(filter(None, (variant, fingerprint.media_id(zip(self.ids, self.files, strict=True)))))
+
     def select(self, rows: NDArray[np.int64] | list[int]) -> ScoreSet:
-        """A new set of these rows, in this order, with its own ``n`` and ``list``; what is missing stays missing."""
+        """A new set of these rows, in this order, with a signature of its own; what is missing stays missing."""
         return replace(
             self,
             ids=[self.ids[row] for row in rows],
             labels=self.labels[rows],
             scores=self.scores[rows],
             views=None if self.views is None else self.views[rows],
+            files=None if self.files is None else [self.files[row] for row in rows],
         )
 
     def in_class_order(self, classes: tuple[str, ...]) -> ScoreSet:
@@ -117,6 +130,8 @@ class ScoreSet:
         }
         if self.views is not None:
             arrays["views"] = self.views
+        if self.files is not None:
+            arrays["files"] = np.array([sha.encode() for sha in self.files], dtype=np.bytes_)
         with files.replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -138,6 +153,8 @@ class ScoreSet:
             )
         if self.views is not None and (self.views.ndim != 3 or self.views.shape[::2] != self.scores.shape):
             raise DataError(f"view scores {self.views.shape} do not fit scores {self.scores.shape}")
+        if self.files is not None and len(self.files) != num_clips:
+            raise DataError(f"{len(self.files)} hashes of files do not fit {num_clips} clips")
         for entry in self.missing:
             if not {"id", "label", "reason"} <= entry.keys():
                 raise DataError(f"a missing clip is written as id, label, reason; this one is not: {entry}")
@@ -159,8 +176,8 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return text + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
-def load(path: str | Path) -> ScoreSet:
-    """Read a score file, or ``scores.npz`` of the folder ``path``.
+def load(path: str | Path, *, views: bool = True) -> ScoreSet:
+    """Read a score file, or ``scores.npz`` of the folder ``path``. ``views=False`` leaves views out: they are large.
 
     Raises ``BadManifest`` when there is none or it is no score file, ``HashMismatch`` when the rows are not those that
     its signature was made of.
@@ -183,16 +200,18 @@ def load(path: str | Path) -> ScoreSet:
                 scores=arrays["scores"],
                 classes=tuple(arrays["classes"].tolist()),
                 kind=str(arrays["kind"]),  # type: ignore[arg-type]  # checked by ScoreSet
-                views=arrays.get("views"),
+                views=arrays["views"] if views and "views" in arrays else None,
+                files=[sha.decode() for sha in arrays["files"].tolist()] if "files" in arrays else None,
                 signature=signature,
                 missing=json.loads(str(arrays["missing"])),
                 meta=json.loads(str(arrays["meta"])),
             )
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise BadManifest(f"{file}: not a score file ({error}); python -m evalkit.run writes them") from error
-    if (found.signature.n, found.signature.list) != (signature.n, signature.list):
-        raise HashMismatch(
-            f"{file}: its signature is of {signature.n} clips, list {signature.list}, its rows are {found.signature.n} "
-            f"clips, list {found.signature.list}; the file was changed after the run"
-        )
+    for key in ("n", "list", "media"):
+        said, there = getattr(signature, key), getattr(found.signature, key)
+        if said != there:
+            raise HashMismatch(
+                f"{file}: {key} is {said} in its signature and {there} in its rows; the file was changed after the run"
+            )
     return found

@@ -69,6 +69,11 @@ class Signature:
         return cls(n=n, **values)
 
 
+def fingerprinted(media: str) -> bool:
+    """Whether a ``media`` part tells one copy of the files from another."""
+    return bool(media) and not media.endswith("unverified")
+
+
 def _escape(value: str) -> str:
     for char, code in _ESCAPES.items():
         value = value.replace(char, code)

@@ -44,9 +44,9 @@ def frame_indices(
 
     options  mmaction2    twice_sample=False, out_of_bound_opt="loop"|"repeat_last", sampler="segments"|"dense",
                           sample_range=64 and num_sample_positions=10 of the dense one
-             1.x alone    target_fps=None, sampler="uniform"
-             pyslowfast   target_fps=30, use_offset=False
-             torchvision  frame_rate=15, step_between_clips=1; ``frame_interval`` says nothing there
+             1.x alone    target_fps=None (the dense one does not look at it), sampler="uniform"
+             pyslowfast   target_fps=30, use_offset=False, or sampler="uniform", which looks at no time (Ssv2)
+             torchvision  frame_rate=15 (None: the video's own), step_between_clips=1; ``frame_interval`` says nothing
     Raises ``DataError`` where the rule cannot answer (no frames, or a rule by time without ``fps``), ``TypeError`` for
     an option that the rule does not have.
     """
@@ -146,11 +146,14 @@ def _mmaction2_0x(
     sampler: Literal["segments", "dense"] = "segments",
     sample_range: int = 64,
     num_sample_positions: int = 10,
+    target_fps: None = None,
 ) -> Indices:
     """Starts at the centres of equal segments of the possible starts; a video shorter than a clip starts at 0.
 
     10 frames, clip of 4, 2 clips    possible starts 0..6   0123|456  ->  1, 5
     """
+    if target_fps is not None:
+        raise TypeError(f"target_fps={target_fps}: mmaction2-0.x has none, mmaction2-1.x has")
     span = clip_len * frame_interval
     if sampler == "dense":
         starts: Starts = _dense_starts(total_frames, num_clips, sample_range, num_sample_positions)
@@ -191,13 +194,15 @@ def _mmaction2_1x(
     if sampler not in ("segments", "dense"):
         raise ValueError(f"sampler={sampler!r}: mmaction2-1.x has segments, dense and uniform")
     offsets = np.arange(clip_len) * frame_interval
+    if sampler == "dense":
+        dense = _dense_starts(total_frames, num_clips, sample_range, num_sample_positions)
+        return _inside(dense[:, None] + offsets, total_frames, out_of_bound_opt)
     span: float = (clip_len - 1) * frame_interval + 1
     if target_fps is not None:  # imitates pyslowfast; a video that does not say its fps counts as target_fps
         span = max(1, clip_len * frame_interval * (fps / target_fps if fps else 1.0))
         offsets = np.linspace(0, span - 1, clip_len).astype(np.int64)
-    if sampler == "dense":
-        starts: Starts = _dense_starts(total_frames, num_clips, sample_range, num_sample_positions)
-    elif clip_len == 1:
+    starts: Starts
+    if clip_len == 1:
         interval = total_frames / num_clips
         firsts = np.arange(num_clips) * interval
         starts = firsts + interval / 2
@@ -259,11 +264,18 @@ def _pyslowfast(
     *,
     target_fps: float = 30,
     use_offset: bool = False,
+    sampler: Literal["time", "uniform"] = "time",
 ) -> Indices:
     """Clips of a fixed duration; starts divide the free length by ``num_clips`` (with ``use_offset`` by one less).
 
     So without ``use_offset`` the last clip never reaches the end, and 32x2 at 30 fps is 0, 2, ..., 60, 63.
+    "uniform", its rule for Something-Something: the middle of each of ``clip_len`` segments, the same in every clip.
     """
+    if sampler == "uniform":  # slowfast/datasets/ssv2.py, get_seq_frames
+        edges = np.round(np.arange(clip_len + 1) * ((total_frames - 1) / clip_len)).astype(np.int64)
+        return np.tile((edges[:-1] + edges[1:]) // 2, (num_clips, 1))
+    if sampler != "time":
+        raise ValueError(f"sampler={sampler!r}: pyslowfast has time and uniform")
     span = max(1.0, frame_interval * clip_len / target_fps * _known("pyslowfast", fps))
     starts = _pyslowfast_starts(total_frames, span, num_clips, use_offset)
     rows = [_linspace(start, start + span - 1, clip_len) for start in starts]
@@ -305,16 +317,16 @@ def _torchvision(
     num_clips: int,
     fps: float | None,
     *,
-    frame_rate: float = 15,
+    frame_rate: float | None = 15,
     step_between_clips: int = 1,
 ) -> Indices:
     """The video at ``frame_rate``, every run of ``clip_len`` frames a clip, ``num_clips`` of them evenly."""
-    fps = _known("torchvision", fps)
-    step = fps / frame_rate
+    rate, fps = (1.0, 1.0) if frame_rate is None else (frame_rate, _known("torchvision", fps))
+    step = fps / rate
     if step.is_integer():
         frames: Indices = np.arange(0, total_frames, int(step))
     else:
-        num_frames = math.floor(total_frames * frame_rate / fps)
+        num_frames = math.floor(total_frames * rate / fps)
         frames = np.floor(np.arange(num_frames, dtype=np.float32) * np.float32(step)).astype(np.int64)
     num_runs = (len(frames) - clip_len) // step_between_clips + 1
     if num_runs < 1:

@@ -18,14 +18,17 @@ import argparse
 import csv
 import io
 import json
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +38,8 @@ from datakit import console, files
 from datakit.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, DataError, UsageError
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -45,6 +50,10 @@ FINISHED = "finished.json"
 MODES = ("efficient", "accurate")
 PLAIN = "default"  # the arm of the augmentation benchmark that has none
 LOADED_CLIPS = 96
+PRELOADED = (  # what the steps import; not the commands themselves
+    "pandas", "pyarrow.parquet", "torchvision", "evalkit.decode", "evalkit.infer", "evalkit.metrics",
+    "evalkit.published", "evalkit.remarks", "models.checkpoints", "models.training.data", "models.training.loop",
+)  # fmt: skip
 USUAL_VARIANTS = "340x256,320p,256p"
 USUAL_AUGMENTS = "randaugment,mixup,cutmix"
 USUAL_HARM, USUAL_HARM_OF_SMALL, SMALL_PX = "harm-64p", "harm-16p", 112  # a small network sees no more than 64p shows
@@ -112,9 +121,6 @@ class Plan:
 
     def data(self, variant: str) -> Path:
         return self.data_root / self.name / variant
-
-    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
-        return self.seeds + (self.again if arm == self.baseline else ())
 
     def tested(self, arm: Arm, seed: int, what: str) -> Path:
         return self.out / "test" / f"{arm.name}-s{seed}" / what
@@ -300,26 +306,33 @@ def chains(plan: Plan) -> list[list[Step]]:
     """
     order = [(arm, seed) for seed in plan.seeds for arm in plan.all_arms]
     order += [(plan.baseline, seed) for seed in plan.again]
-    return [chain(plan, arm, seed) for arm, seed in order]
+    media = {variant: media_of(plan, variant) for variant in plan.variants}
+    return [chain(plan, arm, seed, media) for arm, seed in order]
 
 
-def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
+def media_of(plan: Plan, variant: str) -> dict[str, Any]:
+    """What a step's result depends on of a variant: its files."""
+    from datakit import manifest
+
+    table = manifest.read(plan.data(variant))
+    return {
+        "num_classes": len(table.classes),
+        "trained_on": table.media_id(clip for clip in table.clips if clip.split != plan.split),
+        "tested_on": table.media_id(table.split(plan.split)),
+    }
+
+
+def chain(plan: Plan, arm: Arm, seed: int, media: dict[str, dict[str, Any]]) -> list[Step]:
     network = f"{arm.name}-s{seed}"
     trained = plan.out / "train" / network
     device = ("--device", plan.device, "--dtype", plan.dtype)
     augment = ("--augment", arm.augment) if arm.augment else ()
-    how = (
-        "--recipe",
-        plan.recipe,
-        "--seed",
-        str(seed),
-        *augment,
-        "--workers",
-        str(max(1, (os.cpu_count() or 1) // plan.jobs)),
-    )
+    cores = max(1, (os.cpu_count() or 1) // plan.jobs)
+    how = ("--recipe", plan.recipe, "--seed", str(seed), *augment, "--workers", str(cores))
+    decoders = ("--workers", "0") if cores == 1 else ()  # decode in between: another process would take turns with it
     data = str(plan.data(arm.variant))
     arguments = ("models.train", plan.network, "--data", data, "--out", str(trained), *how, *device)
-    key = step_key(plan, arm, seed, arm.variant, "train")
+    key = step_key(plan, arm, seed, media[arm.variant], media[arm.variant], "train")
     steps = [Step(name=f"train {network}", folder=trained, arguments=arguments, key=key)]
     tests = [(mode, mode, arm.variant) for mode in MODES]
     if plan.cross and seed in plan.seeds:
@@ -327,28 +340,27 @@ def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
     for what, mode, variant in tests:
         folder = plan.tested(arm, seed, what)
         test = ("evalkit.run", "--mode", mode, str(trained / "ckpt.pth"), "--data", str(plan.data(variant)))
-        arguments = (*test, "--split", plan.split, "--out", str(folder), *device)
-        key = step_key(plan, arm, seed, variant, mode)
+        arguments = (*test, "--split", plan.split, "--out", str(folder), *decoders, *device)
+        key = step_key(plan, arm, seed, media[arm.variant], media[variant], mode)
         steps.append(Step(name=f"test {network} {what}", folder=folder, arguments=arguments, key=key))
     return steps
 
 
-def step_key(plan: Plan, arm: Arm, seed: int, variant: str, what: str) -> str:
+def step_key(plan: Plan, arm: Arm, seed: int, trained_on: dict[str, Any], tested_on: dict[str, Any], what: str) -> str:
     """Changes with whatever the step's result depends on: network, recipe, protocol, and the files."""
-    from datakit import catalog, manifest
+    from datakit import catalog
 
     from . import zoo
     from .training import recipe
 
-    trained_on, tested_on = (manifest.read(plan.data(name)) for name in (arm.variant, variant))
     facts = {
-        "network": zoo.spec(plan.network, num_classes=len(trained_on.classes)).to_dict(),
+        "network": zoo.spec(plan.network, num_classes=trained_on["num_classes"]).to_dict(),
         "recipe": asdict(recipe.get(plan.recipe)),
         "augment": manifests.read("augments")[arm.augment] if arm.augment else {},
         "seed": seed,
         "dtype": plan.dtype,
-        "trained_on": trained_on.media_id(clip for clip in trained_on.clips if clip.split != plan.split),
-        "tested_on": tested_on.media_id(tested_on.split(plan.split)),
+        "trained_on": trained_on["trained_on"],
+        "tested_on": tested_on["tested_on"],
         "what": what,
         "protocols": "" if what == "train" else catalog.digest(manifests.read("protocols")),
     }
@@ -375,31 +387,38 @@ def run_all(todo: Sequence[Sequence[Step]], *, jobs: int) -> None:
 
 
 class Crew:
-    """The commands that run now, and how many of ``total`` are done, which it says on stderr."""
+    """The commands that run now, and how many of ``total`` are done, which it says on stderr.
+
+    Each is a process that begins as a copy of one that has imported everything already, where the system can do that:
+    imports are most of a short test.
+    """
 
     def __init__(self, *, total: int, threads: int) -> None:
         self.total = total
         self.done = 0
         self.threads = threads
         self.ended = False
-        self._running: set[subprocess.Popen[bytes]] = set()
+        if sys.platform == "linux":
+            self._start = multiprocessing.get_context("forkserver")
+        else:
+            self._start = multiprocessing.get_context("spawn")
+        self._start.set_forkserver_preload(list(PRELOADED))
+        self._running: set[BaseProcess] = set()
         self._lock = threading.Lock()
 
     def run(self, step: Step) -> int:
         """Run a command to its end; its output goes to ``log.txt`` of its folder. Returns its exit code."""
-        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
-        with (step.folder / "log.txt").open("ab") as output:
-            with self._lock:
-                if self.ended:
-                    return EXIT_INTERRUPTED
-                child = subprocess.Popen(
-                    [sys.executable, "-m", *step.arguments], stdout=output, stderr=output, env=environment
-                )
-                self._running.add(child)
-            code = child.wait()
+        child = self._start.Process(target=run_command, args=(step.arguments, step.folder / "log.txt"))
+        with self._lock:
+            if self.ended:
+                return EXIT_INTERRUPTED
+            with threads_of_openmp(self.threads):
+                child.start()
+            self._running.add(child)
+        child.join()
         with self._lock:
             self._running.discard(child)
-        return code
+        return child.exitcode or 0
 
     def finished(self, step: Step, seconds: float) -> None:
         self.done += 1
@@ -412,6 +431,34 @@ class Crew:
             self.ended = True
             for child in self._running:
                 child.terminate()
+
+
+@contextmanager
+def threads_of_openmp(number: int) -> Iterator[None]:
+    """What is started within has so many threads, unless the caller's environment says another number."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = given or str(number)
+    yield
+    if given is None:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def run_command(arguments: Sequence[str], log: Path) -> None:
+    """Be ``python -m`` with these arguments, and end with the benchmark should that be killed: the next one would begin
+    the same step beside this."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    sys.argv = list(arguments)
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(EXIT_INTERRUPTED)
 
 
 def run_chain(steps: Sequence[Step], crew: Crew) -> None:

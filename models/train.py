@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datakit import console
+from datakit import console, files
 from datakit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--epochs", type=positive, help="instead of the recipe's")
     how.add_argument("--batch", type=positive, help="clips a step and process; the recipe's rate is scaled to it")
     how.add_argument("--lr", type=float, help="learning rate at this batch (of all processes), instead of the recipe's")
-    how.add_argument("--clip-grad", type=float, metavar="NORM", help="scale gradients down to this norm")
+    how.add_argument("--clip-grad", type=float, metavar="NORM", help="scale gradients down to this norm; 0: never")
     how.add_argument("--ema", type=float, metavar="DECAY", help="validate and keep a running average, such as 0.999")
     how.add_argument(
         "--precise-bn", type=int, metavar="N", help="batch norm's statistics over N batches, before validation"
@@ -200,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for step in console.progress(steps, total=left, what="train", note=speed.note):
             speed.took(step)
             took = True
+        made = {**arguments, "gpus": num_ranks if device.type == "cuda" else 0}  # for python -m evalkit table
+        files.write_text(args.out / "training.json", json.dumps(made, indent=1) + "\n")
         for name in ("ckpt.pth", "best.pth") if others else ():
             heads.keep_first(args.out / name, len(data.classes))
         return report(args.out, cycle.recipe, new=took, as_json=args.json, seconds=time.monotonic() - began)

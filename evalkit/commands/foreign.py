@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datakit.errors import UsageError
+from datakit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from ..interop import Result
@@ -20,6 +20,10 @@ class Foreign:
 
     def __init__(self, lists: list[Path], classes: Path | None) -> None:
         self._lists = lists
+        if classes and not classes.is_file():
+            raise UsageError(
+                f"--classes {classes} is not there; type a file with one class name a line, in label order"
+            )
         self._classes = tuple(classes.read_text(encoding="utf-8-sig").splitlines()) if classes else None
         self.order: list[str] | None = None  # the ids of the first list, in the order of its lines
         if lists:
@@ -62,9 +66,13 @@ class Foreign:
         from datakit import manifest
 
         if not path.is_file():
-            raise UsageError(f"--list {path} is not there")
+            raise UsageError(f"--list {path} is not there; type the list that was tested, lines of 'path label'")
         entries = manifest.list_entries(path, path.parent)
-        return manifest.ids_of([entry.path for entry in entries]), [entry.label for entry in entries]
+        paths = [entry.path for entry in entries]
+        if len(set(paths)) < len(paths):
+            twice = next(name for name in paths if paths.count(name) > 1)
+            raise DataError(f"{path} lists {twice} twice; rows are joined by it, so each may stand there once")
+        return manifest.ids_of(paths), [entry.label for entry in entries]
 
     def _check_positions(self, parts: list[ScoreSet]) -> None:
         """Rows that only their place names can be joined when all have the same labels at the same places."""

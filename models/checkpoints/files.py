@@ -30,9 +30,14 @@ from . import pickles
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "blobs")
 
 INERT = (
-    "argparse.Namespace", "datetime.datetime", "datetime.timedelta", "numpy.dtype", "numpy.ndarray",
+    "argparse.Namespace", "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta",
+    "decimal.Decimal", "fractions.Fraction", "numpy.dtype", "numpy.ndarray", "uuid.UUID", "typing.Any",
+    "builtins.bool", "builtins.dict", "builtins.float", "builtins.frozenset", "builtins.int", "builtins.list",
+    "builtins.range", "builtins.slice", "builtins.str", "builtins.tuple",
+    "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode",
     "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath",
-    "mmcv.utils.config.Config", "mmengine.config.config.Config", "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmcv.utils.config.Config", "mmengine.config.config.Config",
 )  # fmt: skip
 INERT_TABLES = (
     "addict.addict.Dict", "fvcore.common.config.CfgNode", "yacs.config.CfgNode",
@@ -155,6 +160,24 @@ class Inert:
         self.state = state
 
 
+class History(Inert):
+    """For mmengine's HistoryBuffer, which brings its methods along, written as getattr(HistoryBuffer, name)."""
+
+
+def inert_getattr(owner: Any, name: Any) -> Inert:
+    if owner is not History:
+        raise pickle.UnpicklingError("GLOBAL builtins.getattr")
+    return Inert(name)
+
+
+def inert_list(*_: Any) -> list[Any]:
+    return []
+
+
+def inert_table(*_: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
 def inert_scalar(dtype: Any, raw: Any = None) -> Any:
     """numpy's way to write a number: kept as its type and bytes, for nobody reads them."""
     return Inert(dtype, raw)
@@ -170,5 +193,7 @@ def stand_ins() -> list[Any]:
     for core in ("numpy.core", "numpy._core"):
         pairs += [(inert_scalar, f"{core}.multiarray.scalar"), (inert_array, f"{core}.multiarray._reconstruct")]
     pairs += [(Inert, name) for name in INERT]
+    pairs += [(History, "mmengine.logging.history_buffer.HistoryBuffer"), (inert_getattr, "builtins.getattr")]
+    pairs += [(inert_list, "collections.deque"), (inert_table, "collections.defaultdict")]
     pairs += [(OrderedDict, name) for name in INERT_TABLES]  # the one subclass of dict that torch fills
     return pairs

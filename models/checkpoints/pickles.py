@@ -110,10 +110,12 @@ class Unpickler(pickle.Unpickler):
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file is a pickle and not one of torch's."""
+    """Whether a file is a pickle and not one of torch's. The oldest protocols are known by the file's ending only."""
     with path.open("rb") as file:
         head = file.read(2 + len(TORCH_LEGACY))
-    return head[:1] == b"\x80" and head[2:] != TORCH_LEGACY
+    if head[:1] == b"\x80":
+        return head[2:] != TORCH_LEGACY
+    return path.suffix == ".pkl" and head[:1] in (b"(", b"}")
 
 
 def read(path: Path) -> Any:

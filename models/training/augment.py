@@ -26,6 +26,7 @@ from .recipe import Recipe
 Box = tuple[int, int, int, int]  # top, left, height, width
 CROP_TRIES = 10
 MID_GREY = 128.0
+RESIZED_AT_ONCE = 4
 SNAP_PX = 3  # a crop that is so near to the wanted side is that side: no resizing
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)
 RANDAUGMENT_BINS = 31
@@ -114,8 +115,12 @@ def resized(x: Tensor, height: int, width: int) -> Tensor:
     """uint8 [n, C, H, W] -> uint8 [n, C, height, width], bilinear without low-pass filter: what testing does too."""
     if x.shape[2:] == (height, width):
         return x
-    smooth = functional.interpolate(x.float(), (height, width), mode="bilinear", align_corners=False)
-    return smooth.round_().to(torch.uint8)
+
+    def smooth(part: Tensor) -> Tensor:
+        return functional.interpolate(part.float(), (height, width), mode="bilinear", align_corners=False)
+
+    # a few frames at a time stay in the processor's cache
+    return torch.cat([smooth(part).round_().to(torch.uint8) for part in torch.split(x, RESIZED_AT_ONCE)])
 
 
 def mirrored(x: Tensor) -> Tensor:

@@ -306,7 +306,7 @@ class Stepper:
                 # the processes' gradients are averaged
                 self.scaler.scale(loss * self.num_ranks).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        if self.recipe.clip_grad_norm is not None:
+        if self.recipe.clip_grad_norm:
             self.scaler.unscale_(self.optimiser)
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_grad_norm)
         self.scaler.step(self.optimiser)

@@ -78,6 +78,23 @@ def test_stopping_early_never_changes_a_decision(
             assert metrics.top_k(part[None], at, k) == metrics.top_k(whole[None], at, k)
 
 
+@pytest.mark.parametrize("num_views", [30, 2000])
+def test_a_decision_at_the_limit_stands_in_float32(num_views: int) -> None:
+    """The views left out all speak for the one behind, whose lead in the end would be as small as it can be."""
+    random = np.random.default_rng(num_views)
+    for _ in range(300):
+        at = int(random.integers(num_views // 2 + 1, num_views))
+        views = np.zeros((num_views, 8))
+        views[at:, 2] = 1
+        lead = (num_views - at) * (1 + random.uniform(-2e-5, 3e-5)) + random.uniform(-1e-3, 1e-3) / num_views
+        share = (1 + lead / at) / 2  # of the leader, class 3, in each view so far; class 2 has the rest
+        if share > 1:
+            continue
+        views[:at, 3], views[:at, 2] = share, 1 - share
+        if views_until_decided(views[:at].sum(axis=0), -1, num_views - at) == 0:
+            assert aggregate(views, "prob-mean").argmax() == 3
+
+
 def test_it_stops_as_soon_as_nothing_can_change_and_not_before() -> None:
     sure = np.zeros((10, 8), np.float32)
     sure[:, 3] = 1

@@ -59,6 +59,14 @@ def test_mcnemar_is_scipys_binomial_test(only_a: int, only_b: int) -> None:
     assert found.b - found.a == pytest.approx(found.difference)
 
 
+@pytest.mark.parametrize("groups", [None, {f"clip {number}": str(number % 12) for number in range(59)}])
+def test_interval_holds_0_where_the_test_finds_nothing(groups: dict[str, str] | None) -> None:
+    found = compare(*pair(59, 0, 4), groups=groups)
+    assert found.p >= 0.05
+    assert found.low <= 0 <= found.high
+    assert compare(*pair(59, 0, 9)).low > 0
+
+
 def test_interval_of_top1_is_the_textbooks() -> None:
     found = compare(*pair(1000, 60, 100))
     error = np.sqrt((160 - 40**2 / 1000) / 1000 / 999)
@@ -148,7 +156,7 @@ def test_bounds_are_the_extremes_of_all_outcomes() -> None:
             two[[2, 12]] = [bits >> 3 & 1, bits >> 4 & 1]
             possible.append(float((two - one) @ share))
         assert found.bounds == pytest.approx((min(possible), max(possible)))
-    assert "bounds      4 of 13 clips were not scored by both" in describe(found)
+    assert "bounds      however the 4 clips that one side or both could not score had come out" in describe(found)
     assert "bounds" not in describe(compare(*pair(9, 1, 1)))
 
 
@@ -355,3 +363,54 @@ def test_terminal_text() -> None:
         f"seen from   {100 * found.smallest:.2f} points (80 % power at the 5 % level)",
     ]
     assert module._p_text(3.2e-9) == "p < 1e-08"
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def hashed(right: list[bool], files: list[str], **changes: Any) -> ScoreSet:
+    return make(right, 2, signature=replace(BASE, media="320p"), files=files, **changes)
+
+
+def test_parts_of_one_copy_are_one_copy() -> None:
+    """With the hash of each file a part of a copy is known to be of it, and how many files are others."""
+    whole = hashed([True] * 8, [f"{number:064d}" for number in range(8)])
+    part = whole.select(range(6))
+    found = compare(whole, part, common=True)
+    assert (found.n, found.copy, found.copy_known, found.num_other_files) == (6, (), True, 0)
+    other = hashed([True] * 8, ["f" * 64, *(whole.files or [])[1:]])
+    with pytest.raises(NotComparable, match=r"\(1 of 8 files differ\)"):
+        compare(whole, other)
+    found = compare(whole, other, across_copies=True)
+    assert found.num_other_files == 1
+    assert found.verdict.endswith("The files they scored are different copies: 1 of them differ.")
+
+
+@pytest.mark.parametrize("media", ["", "foreign-unverified"])
+def test_a_copy_that_nobody_knows_is_not_called_the_same(media: str) -> None:
+    side = make([True, False], 2, signature=replace(BASE, media=media))
+    found = compare(side, side)
+    assert not found.copy_known
+    assert found.verdict.endswith("Whether they scored the same copy of the files is not known.")
+
+
+def test_what_could_be_seen_is_said_for_all_comparisons_together() -> None:
+    rng = np.random.default_rng(3)
+    sides = [make(rng.random(400) < 0.7) for _ in range(4)]
+    alone, together = compare(*sides[:2]), compare_all(sides, "abcd")[0]
+    assert (alone.num_comparisons, together.num_comparisons) == (1, 6)
+    assert together.smallest > 1.2 * alone.smallest
+    assert "8 of 10 such tests" in together.verdict
+    refused: list[str] = []
+    found = compare_all([*sides[:2], make([True])], "abc", refused=refused)
+    assert [one.num_comparisons for one in found] == [1]
+    assert found[0].smallest == alone.smallest
+    assert len(refused) == 2
+
+
+def test_a_fusion_looked_at_the_files_of_its_parts() -> None:
+    part = make([True, True, False], signature=replace(BASE, media="256p-1"))
+    fused = make([True, True, True], signature=replace(BASE, media="256p-1+flow-2"))
+    assert compare(part, fused).copy == ()
+    with pytest.raises(NotComparable, match="different copies"):
+        compare(make([True, True, False], signature=replace(BASE, media="256p-3")), fused)

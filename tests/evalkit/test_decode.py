@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib.util
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ import torch
 from PIL import Image
 
 from datakit import reader
-from datakit.errors import DataError, ToolMissing
+from datakit.errors import DataError, ItemError, ToolMissing
 from evalkit import decode
 from evalkit.protocols import Protocol
 
@@ -333,3 +335,19 @@ def test_segments_are_looked_at_together() -> None:
     other = decode.Shape(clip_len=1, frame_interval=1, frame_offsets=(0,), num_segments=3, input="rgb")
     with pytest.raises(DataError, match="3 segments at a time, the protocol samples 8"):
         decode.plan(25, 25.0, 40, 48, other, rule)
+
+
+def test_torchcodec_is_left_the_files_that_it_shows_as_pyav_does(videos: Path) -> None:
+    """Which they are was measured with torchcodec 0.17: of the others it shows other pixels, or other frames."""
+    plain = set()
+    for path in sorted((videos / "fixtures").iterdir()):
+        with contextlib.suppress(ItemError), reader.VideoFile(path, num_frames=None, pixels="stored") as video:
+            if video.plain:
+                plain.add(path.name)
+    others = {"bear-vp9-odd-dimensions.webm", "h264_10bits.mp4", "h265_10bits.mp4", "mov00006.3gp", "sample_vvc.mp4",
+              "roadtrip-vp92-10bit.webm", "derived_interlaced_tff.mpg", "testsrc2_mpeg4.avi", "sample.avi"}  # fmt: skip
+    assert not plain & others
+    assert {"bikes.mp4", "sample_av1.mp4", "h265_bframes.mp4", "flipping_a_pancake.mkv", "demo_skeleton.mp4"} <= plain
+    if importlib.util.find_spec("torchcodec"):
+        for name in sorted(plain):
+            decode.check_torchcodec([Clip(id=name, path=videos / "fixtures" / name)])

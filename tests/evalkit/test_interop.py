@@ -100,6 +100,20 @@ def test_what_the_scores_are(tmp_path: Path) -> None:
     assert interop._kind(np.log(softmax))[1:] == ("logit", 1)
     assert interop._kind(softmax * 7.3)[1:] == ("logit", 1)
     assert interop._kind(softmax * np.arange(1, 7, dtype=np.float32)[:, None])[1:] == ("logit", 1)
+    assert interop._kind(softmax * 700.4)[1:] == ("logit", 1)
+
+
+def test_views_that_were_added_twice_and_rows_of_nan() -> None:
+    """PySlowFast on several GPUs pads with copies, and adds their scores again."""
+    softmax = probabilities()
+    times = np.float32([30, 30, 30, 30, 31, 33])[:, None]
+    shares, kind, divided_by = interop._kind(softmax * times)
+    assert (kind, divided_by) == ("prob", 30)
+    np.testing.assert_allclose(shares, softmax, rtol=1e-6)
+    softmax[2, 1] = np.nan
+    shares, kind, _ = interop._kind(softmax * 30)
+    assert kind == "prob"
+    np.testing.assert_allclose(shares, softmax, rtol=1e-6)
 
 
 def test_tensors_of_every_kind(tmp_path: Path) -> None:
@@ -330,6 +344,24 @@ def test_names_in_the_file_need_no_list(tmp_path: Path, capsys: pytest.CaptureFi
     found = scores.load(tmp_path / "both.npz")
     assert found.ids == list("abcdef")
     np.testing.assert_allclose(found.scores, 2 * want, rtol=1e-6)
+
+
+def test_lists_that_cannot_be_the_files_are_named(tmp_path: Path) -> None:
+    dump(tmp_path / "r.pkl", list(probabilities()))
+
+    def said(lines: str, *more: str) -> str:
+        (tmp_path / "list.txt").write_text(lines)
+        arguments = ["show", str(tmp_path / "r.pkl"), "--list", str(tmp_path / "list.txt"), *more]
+        with pytest.raises((UsageError, DataError)) as raised:
+            command.main(arguments)
+        return str(raised.value)
+
+    six = [f"v/{letter}.mp4" for letter in "abcdef"]
+    from_one = "".join(f"{path} {min(number, 4)}\n" for number, path in enumerate(six, start=1))
+    assert "it counts from 1; write labels that count from 0" in said(from_one)
+    assert "labels from 3 to 8: it is of another set" in said("".join(f"{p} {n}\n" for n, p in enumerate(six, start=3)))
+    assert "lists v/a.mp4 twice" in said("".join(f"{path} 0\n" for path in [*six[:5], "v/a.mp4"]))
+    assert "--classes none.txt is not there" in said("".join(f"{path} 0\n" for path in six), "--classes", "none.txt")
 
 
 def test_show_a_foreign_file(

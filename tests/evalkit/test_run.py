@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import models
-from datakit import manifest
+from datakit import fingerprint, manifest
 from datakit.errors import BadManifest, DataError, NotComparable, ToolMissing, UsageError
 from evalkit import fuse, infer, protocols, run, scores
 from evalkit import published as theirs
@@ -151,7 +151,10 @@ def test_numbers_signature_and_what_is_missing(
     assert (document["n"], document["requested"], document["missing"]) == (10, 11, "wrong")
     assert document["top1"] == pytest.approx((found.scores.argmax(1) == found.labels).sum() / 11)
     assert "11 clips" in said.err
-    assert sorted(path.name for path in (tmp_path / out).iterdir()) == ["metrics.json", "scores.npz"]
+    assert sorted(path.name for path in (tmp_path / out).iterdir()) == ["metrics.json", "run.json", "scores.npz"]
+    assert json.loads((tmp_path / out / "run.json").read_text()).keys() == {
+        "video_per_s", "memory_mb", "device", "checkpoint",
+    }  # fmt: skip
 
 
 def test_the_checkpoint_stands_anywhere_and_json_is_one_object(
@@ -185,7 +188,9 @@ def test_a_complete_set_ends_with_0(videos: list[Path], checkpoint: Path, tmp_pa
     assert call(checkpoint, "--mode", "efficient", "--list", listing, "--root", videos[0].parent) == 0
     found = scores.load(tmp_path / "runs/tiny-val-efficient")
     assert found.classes == CLASSES  # a list of numbers: the checkpoint knows what they are called
-    assert found.signature.media == "foreign-unverified"
+    files = {video.stem: hashlib.sha256(video.read_bytes()).hexdigest() for video in videos[:4]}
+    assert dict(zip(found.ids, found.files or [], strict=True)) == files
+    assert found.signature.media == f"foreign-{fingerprint.media_id(files.items())}"
 
 
 def test_views_sampling_and_limit_are_in_signature_and_folder(prepared: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -489,7 +494,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(prepared: Path, chec
         assert "partial.sqlite" in line
         finals = {"scores.npz", "metrics.json"} & set(line[3:])
         assert finals == {"metrics.json": {"scores.npz"}, "finish": {"scores.npz", "metrics.json"}}.get(line[1], set())
-    assert lines[5][3:] == ["metrics.json", "scores.npz"]
+    assert lines[5][3:] == ["metrics.json", "run.json", "scores.npz"]
     said = [line for line in ended.stderr.splitlines() if "scored before; going on" in line]
     assert [line.split(", ")[1].split()[0] for line in said] == ["4", "7", "10", "10", "10"]
     for name in ("scores.npz", "metrics.json"):
@@ -598,7 +603,7 @@ def test_two_processes_score_what_one_does(prepared: Path, checkpoint: Path) -> 
     for name in ("scores.npz", "metrics.json"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
     kept = {"partial.sqlite"}  # of the other run, put together
-    assert {path.name for path in Path("two").iterdir()} == {"metrics.json", "scores.npz"} | kept
+    assert {path.name for path in Path("two").iterdir()} == {"metrics.json", "run.json", "scores.npz"} | kept
 
 
 def test_what_several_processes_left_is_gone_on_with_by_one(

@@ -168,3 +168,22 @@ def test_signature_can_be_replaced() -> None:
     found = make()
     found.signature = replace(found.signature, dtype="bf16")
     assert found.signature.dtype == "bf16"
+
+
+def test_media_is_that_of_the_rows_files(tmp_path: Path) -> None:
+    files = ["11" * 32, "22" * 32, "33" * 32]
+    whole = make(files=files, signature=Signature(set="s", media="320p-told"))
+    assert whole.signature.media == f"320p-{fingerprint.media_id(zip(whole.ids, files, strict=True))}"
+    assert whole.select([2, 0, 1]).signature == whole.signature
+    whole.save(tmp_path / "scores.npz")
+    assert scores.load(tmp_path).files == files
+    assert scores.load(tmp_path).signature == whole.signature
+    other = make(files=[*files[:2], "44" * 32], signature=Signature(set="s", media="320p-told"))
+    assert other.signature.media != whole.signature.media
+    assert other.signature.list == whole.signature.list
+    assert other.select([0, 1]).signature == whole.select([0, 1]).signature
+    assert make(files=files, signature=Signature()).signature.media == fingerprint.media_id(
+        zip(whole.ids, files, strict=True)
+    )
+    with pytest.raises(DataError, match="2 hashes of files do not fit 3 clips"):
+        make(files=files[:2])

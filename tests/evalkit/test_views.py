@@ -71,6 +71,14 @@ def test_frames_of_mmaction2(rule: str, op: str, sampling: list[dict[str, Any]])
         assert (found.reshape(-1) + case["start_index"]).tolist() == case["indices"], case
 
 
+def test_dense_clips_of_mmaction2_know_nothing_of_target_fps() -> None:
+    # mmaction2 v1.2.0, loading.py:700: DenseSampleFrames has a transform of its own, without target_fps.
+    plain, timed = (
+        views.frame_indices("mmaction2-1.x", 43, 5, 8, 5, 30.0, sampler="dense", target_fps=rate) for rate in (None, 15)
+    )
+    assert plain.tolist() == timed.tolist()
+
+
 def test_frames_of_pyslowfast(others: dict[str, Any]) -> None:
     for case in others["pyslowfast_full_decode_views"]:
         found = views.frame_indices(
@@ -94,6 +102,14 @@ def test_starts_of_pyslowfast(others: dict[str, Any]) -> None:
         assert [[start, start + case["clip_size"] - 1] for start in found] == case["start_end"], case
 
 
+def test_frames_of_pyslowfast_on_something_something() -> None:
+    found = views.frame_indices("pyslowfast", 50, 8, 2, 2, sampler="uniform")
+    assert found.tolist() == [[3, 9, 15, 21, 27, 34, 40, 46]] * 2  # (round(6.125 i) + round(6.125 (i + 1))) // 2
+    assert views.frame_indices("pyslowfast", 1, 4, 2, 1, sampler="uniform").tolist() == [[0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="time and uniform"):
+        views.frame_indices("pyslowfast", 50, 8, 2, 2, 30.0, sampler="dense")
+
+
 def test_fps_may_be_a_fraction() -> None:
     for rule in ("pyslowfast", "torchvision"):
         exact = views.frame_indices(rule, 300, 8, 8, 5, Fraction(30, 1))
@@ -114,6 +130,11 @@ def test_frames_of_torchvision(others: dict[str, Any]) -> None:
         )
         assert found.shape == (5 if case["num_clips"] else 0, case["clip_len"])
         assert found.tolist() == case.get("frames", []), case
+
+
+def test_torchvision_without_a_rate_takes_the_frames_as_they_are() -> None:
+    found = views.frame_indices("torchvision", 20, 4, 1, 3, frame_rate=None, step_between_clips=5)
+    assert found.tolist() == [[start + frame for frame in range(4)] for start in (0, 5, 15)]
 
 
 @given(
@@ -249,6 +270,7 @@ def test_what_a_rule_cannot_answer_is_refused() -> None:
         views.frame_indices("mmaction2-1.x", 300, 8, 8, 1, twice_sample=True)
     with pytest.raises(TypeError, match="target_fps"):
         views.frame_indices("mmaction2-0.x", 300, 8, 8, 1, target_fps=30)
+    assert len(views.frame_indices("mmaction2-0.x", 300, 8, 8, 1, target_fps=None)) == 1
     with pytest.raises(ValueError, match="no rule 'mmaction2'; there are"):
         views.frame_indices("mmaction2", 300, 8, 8, 1)
     with pytest.raises(ValueError, match="clip_len=0"):
