@@ -45,6 +45,11 @@ INERT_TABLES = (
     "lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
 )  # fmt: skip
+# What torch makes by itself, besides tensors.
+PLAIN = (
+    "_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set", "collections.Counter",
+    "collections.OrderedDict",
+)  # fmt: skip
 # What reading a file that is cut, or was never a checkpoint, may raise.
 UNREADABLE = (
     RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, struct.error, ImportError, AttributeError,
@@ -110,9 +115,12 @@ def read_torch(path: Path, *, trust: bool) -> Any:
             warnings.simplefilter("ignore")  # what torch has to say of a file is said below
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        found = UNSAFE.search(str(error))
+        found = UNSAFE.search(str(error)) or refused_in(path)
         if found is None:
-            raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
+            raise CheckpointError(
+                f"{path}: not a checkpoint that can be read: damaged, or not pickled as torch.save does unless told "
+                "otherwise (pickle_protocol=2)"
+            ) from error
         what = found[1] if "." in found[1] else f"builtins.{found[1]}"  # torch leaves that out
         raise CheckpointError(
             f"{path}: holds the object {what}, no tensor or plain value: making it may run any program. "
@@ -120,6 +128,17 @@ def read_torch(path: Path, *, trust: bool) -> Any:
         ) from error
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
+
+
+def refused_in(path: Path) -> re.Match[str] | None:
+    """The first object of a file that is not allowed, where torch does not say which."""
+    try:
+        pickles.name_refused(path, {*PLAIN, *(name for _, name in stand_ins())})
+    except pickle.UnpicklingError as error:
+        return UNSAFE.search(str(error))
+    except UNREADABLE:
+        pass
+    return None
 
 
 def first_line(error: BaseException) -> str:

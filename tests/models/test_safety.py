@@ -77,6 +77,11 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 # How it is written, and under which ending.
 FORMS: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
     "zip": ("x.pth", lambda value, path: torch.save(value, path)),
+    "zip, pickle 4": ("x.pth", lambda value, path: torch.save(value, path, pickle_protocol=4)),
+    "legacy, pickle 5": (
+        "x.pth",
+        lambda value, path: torch.save(value, path, pickle_protocol=5, _use_new_zipfile_serialization=False),
+    ),
     "legacy": ("x.pyth", lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False)),
     "pickle 0": ("x.pkl", lambda value, path: path.write_bytes(pickle.dumps(value, 0)) and None),
     "pickle 2": ("x.pkl", lambda value, path: path.write_bytes(pickle.dumps(value, 2)) and None),
@@ -156,6 +161,21 @@ def test_members_that_lead_out_of_a_zip(trap: Path, tmp_path: Path) -> None:
         archive.writestr(f"x/data/../../{trap.name}", "out")
     with pytest.raises(CheckpointError, match=r"x\.pth: (no framework known here|not a checkpoint)"):
         models.load(path)
+
+
+def test_names_that_are_put_together_on_the_stack(trap: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x940h\x00h\x01\x93\x8c\x01x\x85R.")
+        archive.writestr("x/version", "3")
+    with pytest.raises(CheckpointError, match=r"holds the object posix\.system"):
+        models.load(path)
+
+
+def test_a_protocol_that_torch_does_not_read_is_said(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match=r"pickle_protocol=2"):
+        models.load(tmp_path / "x.pth")
 
 
 def test_a_pickle_in_a_zip_of_another_name(trap: Path, tmp_path: Path) -> None:
