@@ -555,6 +555,8 @@ def _packet_index(container: av.container.InputContainer, stream: av.VideoStream
                 shown.append(len(stamps))
             stamps.append(packet.pts)
             keyframes.append(packet.is_keyframe)
+            if headers and packet.has_sidedata("new_extradata"):  # other parameters from here on
+                headers = None
             if headers:
                 try:
                     pictures.append(headers.picture(bytes(packet)))
