@@ -106,7 +106,7 @@ def media_info(path: Path, folder_fps: float = 0.0) -> MediaInfo:
         raise Unreadable(f"{path.name}: the file is empty")
     index = reader.packet_index(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = reader.video_stream(container, path)
             stream.codec_context.thread_count = 1
             frame = next(container.decode(stream), None)
@@ -164,7 +164,7 @@ def part(path: Path, info: MediaInfo, start_s: float, end_s: float) -> Part:
     """
     start, end = Fraction(start_s) - _HALF_MICROSECOND, Fraction(end_s) - _HALF_MICROSECOND
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = reader.video_stream(container, path)
             stream.codec_context.thread_count = 1
             base = stream.time_base or Fraction(1)
