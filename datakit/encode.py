@@ -165,7 +165,7 @@ def complaints_of_part(source: Path, part: Part) -> str:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.open(str(source)) as container:
+        with av.open(str(source), metadata_errors="replace") as container:
             stream = video_stream(container, source)
             stream.codec_context.thread_count = 1
             if part.seek_s is not None:
@@ -231,7 +231,7 @@ def examine(path: Path) -> tuple[Checked, str, str]:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture() as logs, av.open(str(path)) as container:
+        with av.logging.Capture() as logs, av.open(str(path), metadata_errors="replace") as container:
             stream = video_stream(container, path)
             stream.codec_context.thread_count = 1
             try:
@@ -294,7 +294,7 @@ def read_tag(path: Path) -> str:
     if path.is_dir():
         return folders.read_tag(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             return str(container.metadata.get("comment", ""))
     except (OSError, av.FFmpegError):
         return ""

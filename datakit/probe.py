@@ -105,7 +105,7 @@ def media_info(path: Path, folder_fps: float = 0.0) -> MediaInfo:
     if path.stat().st_size == 0:
         raise Unreadable(f"{path.name}: the file is empty")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = reader.video_stream(container, path)
             stream.codec_context.thread_count = 1
             frame, pts = _frame_and_times(container, stream)
@@ -194,7 +194,7 @@ def part(path: Path, info: MediaInfo, start_s: float, end_s: float) -> Part:
     """
     start, end = Fraction(start_s) - _HALF_MICROSECOND, Fraction(end_s) - _HALF_MICROSECOND
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = reader.video_stream(container, path)
             stream.codec_context.thread_count = 1
             base = stream.time_base or Fraction(1)

@@ -372,7 +372,7 @@ class VideoFile(Video):
     def _open(self, *, strict: bool = False) -> None:
         """``strict``: a decoder that would conceal damage raises; what it conceals depends on what came before."""
         try:
-            self._container = av.open(str(self.path))
+            self._container = av.open(str(self.path), metadata_errors="replace")
             self._stream = video_stream(self._container, self.path)
         except (OSError, av.FFmpegError) as error:
             raise Unreadable(f"{self.path}: {_reason(error)}") from error
@@ -531,7 +531,7 @@ def video_stream(container: av.container.InputContainer, path: str | Path) -> av
 def packet_index(path: str | Path) -> PacketIndex:
     """Read the packets of the first video stream without decoding them. Raises ``Unreadable``."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             return _packet_index(container, video_stream(container, path))
     except (OSError, av.FFmpegError) as error:
         raise Unreadable(f"{path}: {_reason(error)}") from error
@@ -555,6 +555,8 @@ def _packet_index(container: av.container.InputContainer, stream: av.VideoStream
                 shown.append(len(stamps))
             stamps.append(packet.pts)
             keyframes.append(packet.is_keyframe)
+            if headers and packet.has_sidedata("new_extradata"):  # other parameters from here on
+                headers = None
             if headers:
                 try:
                     pictures.append(headers.picture(bytes(packet)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datakit import reader
+from datakit import probe, reader
 from datakit.errors import Unreadable
 
 
@@ -220,3 +220,18 @@ def test_mirrored_flow_turns_the_sign_of_x_alone(golden: Path) -> None:
     assert np.array_equal(reader.mirrored(flow), wanted)
     assert not np.array_equal(wanted, wrong)
     assert np.array_equal(reader.mirrored(frames), frames[:, :, ::-1])
+
+
+@pytest.mark.parametrize("num_frames", [None, 12])
+def test_tags_that_are_no_utf8_do_not_matter(
+    tmp_path: Path, make_video: Callable[..., Path], num_frames: int | None
+) -> None:
+    """As old cameras and tools write them, in the code page of their country."""
+    tags = ("-metadata", "title=PLACE", "-metadata:s:v", "handler_name=PLACE")
+    path = make_video(tmp_path / "a.mp4", after=("-c:v", "libx264", *tags))
+    with reader.open(path) as video:
+        wanted = video.frames([3, 7])
+    path.write_bytes(path.read_bytes().replace(b"PLACE", b"caf\xe9s"))
+    with reader.open(path, num_frames=num_frames) as video:
+        assert np.array_equal(video.frames([3, 7]), wanted)
+    assert probe.media_info(path).num_packets == 12
