@@ -96,7 +96,8 @@ def _fusion_reasons(row: dict[str, Any], found: ScoreSet) -> list[str]:
     if signature.weights.split("+") != [part["sha8"] for part in row["parts"]]:
         why.append(f"other weights ({signature.weights or 'not known'} here)")
     ours = [part["weight"] for part in found.meta["fused"]]
-    if [one / sum(ours) for one in ours] != [one / sum(row["weights"]) for one in row["weights"]]:
+    theirs = row["weights"]
+    if [one * sum(theirs) for one in ours] != [one * sum(ours) for one in theirs]:  # the same ratio
         why.append(f"fused {':'.join(f'{weight:g}' for weight in ours)} here")
     why += _other_clips(row, found)
     copy = re.findall(r"\d+", str(row.get("copy", "")))
@@ -146,9 +147,11 @@ def variant(found: ScoreSet) -> str:
 
 def rows() -> list[dict[str, Any]]:
     """Every published checkpoint with its origin and source, as the manifests have them."""
-    found = [dict(row) for row in manifests.read("models").get("published", [])]
-    for program in manifests.read("published")["program"]:
-        found += [{**row, "origin": program["origin"], "source": program["source"]} for row in program["files"]]
+    found = [
+        {**row, "origin": program["origin"], "source": program["source"]}
+        for program in manifests.read("published")["program"]
+        for row in program["files"]
+    ]
     for row in found:
         digits = re.search(r"-([0-9a-f]{8})\.\w+$", row["file"])
         row.setdefault("sha8", digits[1] if digits else "")

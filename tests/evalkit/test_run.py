@@ -220,7 +220,7 @@ def test_flow_networks_read_flow_and_nothing_else(prepared: Path, tmp_path: Path
     torch.manual_seed(0)
     path = tmp_path / "flow.pth"
     models.save(path, models.create("slowonly_tiny", num_classes=4, input="flow", mean=(128, 128), std=(128, 128)))
-    with pytest.raises(DataError, match=r"none of the 11 clips.*holds rgb, flow was asked for"):
+    with pytest.raises(DataError, match=r"none of the 11 clips.*holds rgb, flow was asked for.*python -m datakit flow"):
         call(path, "--mode", "efficient", "--data", prepared)
     for clip in ("a", "b"):
         (tmp_path / clip).mkdir()
@@ -250,6 +250,16 @@ def test_a_network_takes_the_variant_of_its_kind(
     shutil.rmtree("data/toys/96p")
     with pytest.raises(UsageError, match="96p-flow: flow, the network looks at frames"):
         call(checkpoint, "--mode", "efficient")
+
+
+def test_a_list_that_cannot_be_meant(videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "val.txt"
+    listing.write_text("".join(f"{video.name} {number % 4 + 1}\n" for number, video in enumerate(videos)))
+    arguments = (checkpoint, "--mode", "efficient", "--list", listing, "--root")
+    with pytest.raises(DataError, match="labels up to 4, the checkpoint has 4 classes, 0 to 3: does it count from 1"):
+        call(*arguments, videos[0].parent)
+    with pytest.raises(UsageError, match=r"none of the 10 files of .*val.txt is there .*; type --root DIR"):
+        call(*arguments, tmp_path)
 
 
 def test_a_corrupt_clip_is_counted_by_name(
@@ -423,6 +433,9 @@ def test_a_list_with_class_names_is_joined_by_name(videos: list[Path], checkpoin
         (["--batch-views", "many"], "--batch-views auto"),
         (["--data", "nowhere"], "nowhere/manifest.parquet is not there"),
         (["--views", "3"], "--views 5x1@224"),
+        (["--sampling", "gluoncv"], "--sampling gluoncv: not under protocol slowonly-tiny: rule gluoncv divides"),
+        (["--sampling", "gluoncv", "--views", "2x1@64"], "--views 2x1@64 --sampling gluoncv: not under"),
+        (["--device", "gpu"], "type auto, cpu, cuda or cuda:1"),
         (["--sampling", "mmaction"], "mmaction2-0.x, mmaction2-1.x"),
     ],
 )
