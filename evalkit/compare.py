@@ -335,7 +335,12 @@ def differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Differen
 
 
 def copies_differing(a: ScoreSet, b: ScoreSet) -> tuple[Difference, ...]:
-    """COPY, where the sides looked at different files. A fusion of streams looked at the files of each of its parts."""
+    """COPY, where the sides looked at different files; whatever the folders are called, the hashes of the files decide.
+
+    A fusion of streams looked at the files of each of its parts.
+    """
+    if num_other_files(a, b) == 0:
+        return ()
     copies = [set(side.signature.media.split("+")) for side in (a, b)]
     if copies[0] < copies[1] or copies[1] < copies[0]:
         return ()

@@ -378,6 +378,9 @@ def test_parts_of_one_copy_are_one_copy() -> None:
     part = whole.select(range(6))
     found = compare(whole, part, common=True)
     assert (found.n, found.copy, found.copy_known, found.num_other_files) == (6, (), True, 0)
+    renamed = replace(whole, signature=replace(BASE, media="my-folder"))
+    assert renamed.signature.media != whole.signature.media
+    assert compare(whole, renamed).copy == ()
     other = hashed([True] * 8, ["f" * 64, *(whole.files or [])[1:]])
     with pytest.raises(NotComparable, match=r"\(1 of 8 files differ\)"):
         compare(whole, other)
