@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 METHODS = ("tvl1", "dis", "raft")
 NAMES = {"denseflow": "flow_{}_{:05}.jpg", "mmaction2": "{}_{:05}.jpg"}
 CONTAINERS = ("frames", "mp4")
-# One pair at a time stays in a processor's cache. A GPU wants many: TV-L1 takes 343 bytes a pixel, 1.4 GB for these, and
+# One pair at a time stays in a processor's cache. A GPU wants many: of these TV-L1 takes 343 bytes a pixel, 1.4 GB, and
 # several workers share one.
 PIXELS_AT_ONCE: dict[str, int] = {"cpu": 1, "cuda": 4_000_000}
 RAFT_SMALLEST_SIDE_PX = 128
