@@ -3,7 +3,7 @@
 A source is a video file or a folder of JPEG files, and so is what is made of it.
 
 The bytes depend on the source and the variant, not on the machine: one x264 thread, choices that do not depend on the
-processor, a bit-exact scaler, no date or version in the container (measured: README, "same bytes").
+processor, bit-exact scalers, no date or version in the container (measured: README, "same bytes").
 A finished file carries, in its comment tag, the hash of its source and of its encoder settings; so whatever happens to
 the journal, a file under its final name says what it is. Of a folder the first file does.
 """
