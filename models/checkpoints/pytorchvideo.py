@@ -105,8 +105,8 @@ def names(state: Mapping[str, Tensor]) -> dict[str, str]:
 def facts(file: File) -> dict[str, Any]:
     """PySlowFast trains these networks too and leaves its config in the file.
 
-    It wraps them in a ``model``, gives their heads a window whatever the training, and takes the softmax before the mean
-    over positions, as of its own networks (slowfast/models/ptv_model_builder.py).
+    It wraps them in a ``model``, gives their heads a window whatever the training, and takes the softmax before the
+    mean over positions, as of its own networks (slowfast/models/ptv_model_builder.py).
     """
     found = pyslowfast.facts(file)
     if found:
