@@ -226,10 +226,12 @@ class JpegFolder(Video):
         try:
             with Image.open(self.path / name, formats=["JPEG"]) as image:
                 return np.asarray(image if image.mode == mode else image.convert(mode))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:  # a broken header, a cut-off file
+        except _BAD_PICTURE as error:
             raise Unreadable(f"{self.path / name}: {error}") from error
 
 
+# A broken header, a cut-off file, a header that claims more pixels than anybody has.
+_BAD_PICTURE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
 _UNITS: dict[Kind, str] = {"rgb": "frames", "flow": "flows"}
 
 

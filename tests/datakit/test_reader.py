@@ -203,6 +203,11 @@ def test_folder_that_cannot_be_trusted_is_refused_by_name(tmp_path: Path) -> Non
     cut = write_jpegs(tmp_path / "cut", "img_{:05}.jpg", pictures(2, 16, 16, 3))
     (cut / "img_00002.jpg").write_bytes((cut / "img_00002.jpg").read_bytes()[:-40])
     refused(cut, "img_00002.jpg")
+    huge = write_jpegs(tmp_path / "huge", "img_{:05}.jpg", pictures(2, 16, 16, 3))
+    header = (huge / "img_00002.jpg").read_bytes()
+    at = header.index(b"\xff\xc0") + 5
+    (huge / "img_00002.jpg").write_bytes(header[:at] + b"\xff\x00\xff\x00" + header[at + 4 :])
+    refused(huge, "img_00002.jpg: Image size")
     sizes = write_jpegs(tmp_path / "sizes", "img_{:05}.jpg", [*pictures(1, 16, 16, 3), *pictures(1, 16, 20, 3)])
     refused(sizes, "img_00002.jpg: 20x16")
     whole = write_jpegs(tmp_path / "whole", "img_{:05}.jpg", pictures(4, 16, 16, 3))
