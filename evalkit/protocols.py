@@ -137,10 +137,13 @@ def everything() -> list[tuple[Protocol, dict[str, str]]]:
     ]
 
 
-def for_network(spec: Network, mode: str) -> Protocol:
+def for_network(spec: Network, mode: str, row: str | None = None) -> Protocol:
     """The protocol of a network: the row it names or, where the program that it comes from tests such networks in
-    another way, that program's row; with as many segments as the network has, where the row leaves that to it."""
-    protocol = get(name_for(spec.protocol, spec.origin), mode)
+    another way, that program's row; with as many segments as the network has, where the row leaves that to it.
+
+    ``row``: this one in place of the network's, as it is, whatever program the network comes from.
+    """
+    protocol = get(row or name_for(spec.protocol, spec.origin), mode)
     if protocol.segments and spec.num_segments:
         return replace(protocol, num_clips=spec.num_segments)
     return protocol

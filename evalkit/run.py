@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
         help="clips that cannot be scored count as wrong (default), are left out, or end the run",
     )  # fmt: skip
     how = top.add_argument_group("protocol and network")
+    how.add_argument(
+        "--protocol", metavar="ROW", help="a row of python -m evalkit protocols, in place of the network's"
+    )
     how.add_argument("--views", metavar="5x1@224", help="clips x crops @ crop side, in place of the protocol's")
     how.add_argument("--sampling", metavar="RULE", help="mmaction2-0.x, mmaction2-1.x, ... in place of the protocol's")
     how.add_argument("--name", metavar="MODEL", help="which network it is, for a file that does not say")
@@ -194,7 +197,7 @@ def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
     from . import protocols
     from .aggregate import may_stop_early
 
-    protocol = protocols.as_typed(protocols.for_network(spec, args.mode), args.views, args.sampling)
+    protocol = protocols.as_typed(protocols.for_network(spec, args.mode, args.protocol), args.views, args.sampling)
     if args.stop_when_decided and not may_stop_early(protocol):
         raise DataError(
             f"--stop-when-decided: under {protocol.aggregation} a single view can move a score by any amount, so "
@@ -359,7 +362,8 @@ def has_size(definition: dict[str, Any], protocol: Protocol) -> bool:
 def default_out(args: argparse.Namespace, protocol: Protocol, table: Manifest) -> Path:
     """runs/CKPT-SET-VARIANT-MODE; whatever else was typed that moves the numbers is in the name, too."""
     parts = [args.checkpoint.stem, table.name, table.variant if not args.list else "", protocol.mode]
-    parts += [args.split if args.split != "val" else "", args.sampling, args.dtype if args.dtype != "fp32" else ""]
+    parts += [args.split if args.split != "val" else "", args.protocol, args.sampling]
+    parts += [args.dtype if args.dtype != "fp32" else ""]
     parts += [f"limit{args.limit}" if args.limit else "", "decided" if args.stop_when_decided else ""]
     return Path("runs", "-".join(part for part in parts if part))
 

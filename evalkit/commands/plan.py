@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from .. import plan, protocols
 
@@ -39,9 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out and args.out.suffix.lower() != ".png":
         raise UsageError(f"--out {args.out}: the picture is a PNG; type --out {args.out.with_suffix('.png')}")
     spec = _spec(args)
-    if args.protocol:
-        spec = replace(spec, protocol=args.protocol, origin="ours")  # the row as it is, whatever the file's program
-    protocol = protocols.as_typed(protocols.for_network(spec, args.mode), args.views, args.sampling)
+    protocol = protocols.as_typed(protocols.for_network(spec, args.mode, args.protocol), args.views, args.sampling)
     found = plan.look(args.video, spec, protocol)
     if args.out:
         plan.save(found, args.out)

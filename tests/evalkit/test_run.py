@@ -204,6 +204,16 @@ def test_views_sampling_and_limit_are_in_signature_and_folder(prepared: Path, ch
     assert found.missing == []
 
 
+def test_another_row_by_name(prepared: Path, checkpoint: Path, tmp_path: Path) -> None:
+    call(checkpoint, "--mode", "accurate", "--data", prepared, "--protocol", "pyslowfast-offset", "--views", "2x1@64",
+         "--limit", "2")  # fmt: skip
+    found = scores.load(tmp_path / "runs/tiny-toys-96p-2x1@64-pyslowfast-offset-limit2")
+    assert "|sampling:pyslowfast," in str(found.signature)
+    assert found.meta["protocol"]["options"] == {"target_fps": 30, "use_offset": True}
+    with pytest.raises(UsageError, match="did you mean 'pyslowfast'"):
+        call(checkpoint, "--mode", "accurate", "--data", prepared, "--protocol", "pyslowfst")
+
+
 def test_a_limit_takes_what_is_there(videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
     listing = tmp_path / "val.txt"
     listing.write_text("".join(f"{name} 0\n" for name in [*(f"gone{n}.mp4" for n in range(20)), videos[3].name]))
