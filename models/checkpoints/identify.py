@@ -60,10 +60,11 @@ def foreign_spec(
     unnamed: dict[str, Any] = {}
     if not fitting and not typed:  # perhaps a depth or a pattern that no name stands for
         unnamed = keys.structure(state)
-        similar = alike(families, arguments | unnamed)
-        similar = [each for each in similar if "_r50_" in each] or similar  # names of one depth
-        fitting = [each for each in similar if not mismatches(expected(each, num_classes, arguments | unnamed), state)]
-        fitting = distinct(fitting, arguments | unnamed)
+        told = arguments | unnamed
+        similar = alike(families, told)
+        fitting = [each for each in similar if not mismatches(expected(each, num_classes, told), state)]
+        of_one_depth = [each for each in fitting if "_r50_" in each] or fitting
+        fitting = distinct(of_one_depth, told)
     if not fitting:
         nearest = min(choices, key=lambda choice: wrong[choice].count)
         theirs = {ours: key for key, ours in adapter.names(file.state).items()}

@@ -302,6 +302,6 @@ def test_a_config_decides_between_networks_of_the_same_keys(tmp_path: Path) -> N
 model = dict(backbone=dict(conv1_stride_t=1, pool1_stride_t=1, with_pool2=True))
 test_pipeline = [dict(type='SampleFrames', clip_len=32, frame_interval=2, num_clips=10)]
 """
-    fitting = [name for name in models.list("i3d_r50*32x2") if "nl" not in name]
+    fitting = {name: name for name in models.list("i3d_r50*32x2") if "nl" not in name}
     chosen, how = identify.choose(tmp_path, fitting, config.facts(text), None, None, typed=False)
     assert (chosen, how) == ("i3d_r50_heavy_32x2", "config in the file")
