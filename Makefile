@@ -46,7 +46,7 @@ help: ## this list
 	@echo "  RAW=/videos         videos that are on disk already         ANNOTATIONS=FILE|DIR  official lists"
 	@echo "  SPLIT=val           only this split                         LABEL_ORDER=mmaction2 numbers of the classes"
 	@echo "  SOURCE=cvdf,youtube where from                             LIMIT=200 a trial  JOBS=$(JOBS) DATA=$(DATA)"
-	@echo "  METHOD=dis PARAMS= CONTAINER=mp4 DEVICE=cuda  of the flow   MANIFESTS=/folder     data sets of your own"
+	@echo "  METHOD=dis PARAMS= WEIGHTS= CONTAINER=mp4 DEVICE=cuda of the flow   MANIFESTS=/folder     data sets of your own"
 	@echo "  VENV=/path          uses an existing environment instead of .venv"
 
 setup: $(READY) ## make .venv with the tested versions (about 3 minutes, 7 GB)
@@ -89,7 +89,7 @@ PREPARE = @$(PY) -m datakit prepare $(1) $(foreach variant,$(2),--variant $(vari
 
 # Two of them: gym99-256p-flow makes the videos first.
 FLOW = @$(PY) -m datakit flow $(1) --variant $(2) --data-root $(call quoted,$(DATA)) $(if $(filter cuda,$(DEVICE)),,--jobs $(JOBS)) \
-  $(if $(METHOD),--method $(METHOD)) $(if $(PARAMS),--params $(PARAMS)) $(if $(CONTAINER),--container $(CONTAINER)) $(if $(DEVICE),--device $(DEVICE)) \
+  $(if $(METHOD),--method $(METHOD)) $(if $(PARAMS),--params $(PARAMS)) $(if $(WEIGHTS),--weights $(call quoted,$(WEIGHTS))) $(if $(CONTAINER),--container $(CONTAINER)) $(if $(DEVICE),--device $(DEVICE)) \
   $(if $(SPLIT),--split $(SPLIT)) $(if $(LIMIT),--limit $(LIMIT)) || { code=$$?; [ $$code -eq 5 ] || exit $$code; }
 
 define TARGETS

@@ -28,17 +28,18 @@ from datakit import catalog, encode, probe, reader
 
 PLANE = NDArray[np.uint8]
 # name -> (preset, crf, keyframe every, x264 options)
+_OURS = "aq-strength=0.9:rc-lookahead=30:deadzone-inter=8:deadzone-intra=5:me=dia"
 SETTINGS = {
     "medium g250 (mmaction2)": ("medium", 23, 250, ""),
     "medium g32": ("medium", 23, 32, ""),
-    "faster g32": ("faster", 23, 32, ""),
     "veryfast g32": ("veryfast", 23, 32, ""),
-    "veryfast g48, aq .6": ("veryfast", 23, 48, "aq-strength=0.6:rc-lookahead=32"),
-    "veryfast g32, aq .6": ("veryfast", 23, 32, "aq-strength=0.6:rc-lookahead=32"),
-    "veryfast g32, aq .8, trellis, 2 refs": (
-        "veryfast", 23, 32, "aq-strength=0.8:rc-lookahead=40:ref=2:mixed-refs=0:trellis=1",
+    "small dead zones, g32": ("veryfast", 24, 32, _OURS),
+    "the same, g60": ("veryfast", 24, 60, _OURS),
+    "g60, lookahead 20": ("veryfast", 24, 60, f"{_OURS}:rc-lookahead=20"),
+    "g60, subme 1": ("veryfast", 24, 60, f"{_OURS}:subme=1"),
+    "g60, 8x8 partitions only, weightp 0": (
+        "veryfast", 24, 60, f"{_OURS}:rc-lookahead=20:partitions=p8x8,i8x8,i4x4:weightp=0",
     ),
-    "superfast g32, mbtree": ("superfast", 23, 32, "aq-strength=0.6:rc-lookahead=32:mbtree=1"),
 }  # fmt: skip
 
 
@@ -101,7 +102,8 @@ def measure(source: Path, rounds: int, num_frames: int, settings: dict[str, tupl
     found: dict[str, dict[str, list[float]]] = {name: {} for name in settings}
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.yuv"
-        scale = f"scale={width}:{height}:flags=bicubic+accurate_rnd+bitexact:out_range=tv,setsar=1,format=yuv420p"
+        kernel = "filter=bicubic:param_a=0:param_b=0.6:chromalin=center:chromal=center"
+        scale = f"zscale={width}:{height}:{kernel}:range=limited,setsar=1,format=yuv420p"
         program = [encode.ffmpeg_program(), "-v", "error", "-y"]
         to_raw = ["-frames:v", str(num_frames), "-vf", scale, "-fps_mode", "passthrough", "-f", "rawvideo", str(raw)]
         subprocess.run([*program, "-i", str(source), *to_raw], check=True)

@@ -3,7 +3,8 @@
     python benchmarks/same_bytes.py FOLDER [--clips 20]
 
 SIMD off means `-cpuflags 0` for ffmpeg's decoders and scaler and `asm=0` for x264: the nearest thing to another
-processor that one machine offers. Prints how many files of each variant are equal, and names those that are not.
+processor that one machine offers (zimg has no such switch). Prints how many files of each variant are equal, and
+names those that are not.
 """
 
 from __future__ import annotations

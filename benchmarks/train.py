@@ -8,6 +8,8 @@ reading    ``TrainingClips`` with 1 and 2 workers, nothing kept in memory
 network    ``models.training.loop`` fed from memory; "plain" is the shortest loop that does the same in eager float32:
            both take turns, so that what else the machine does hits both
 both       the loop on the files; its goal is 90 % of the smaller of the two before
+_cpu_      the same by seconds of CPU, all threads, which other programs on the machine hardly move; on a CPU, where
+           both want the same cores, "both" can have no more than the two together take
 multigrid  the work of all epochs, in multiply-adds of the batches' shapes, against the recipe without multigrid
 
 With ``--peak-tflops`` the network's rate is also given as a share of that (three times the forward pass; one
@@ -80,9 +82,9 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         net = new_net()
         ours.append(loop_rate(net, Fed(net.spec, how.batch, args.steps), how, args, device))
         plain.append(plain_rate(new_net(), how, args.steps, device))
-    found["network_clips_per_s"] = round(statistics.median(ours), 2)
-    found["plain_eager_fp32_clips_per_s"] = round(statistics.median(plain), 2)
-    found["times_plain"] = round(statistics.median(one / other for one, other in zip(ours, plain, strict=True)), 3)
+    found |= rates("network", ours) | rates("plain_eager_fp32", plain)
+    for at, name in enumerate(("times_plain", "times_plain_cpu")):
+        found[name] = round(statistics.median(a[at] / b[at] for a, b in zip(ours, plain, strict=True)), 3)
     madds = multiply_adds(new_net(), whole_grid(net.spec))
     found["multiply_adds_a_clip"] = madds
     if args.peak_tflops:
@@ -94,16 +96,28 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         for workers in args.workers or [1, 2]:
             net = new_net()
             clips = TrainingClips(usable[: how.batch * args.steps], net.spec, how, seed=0, cache_bytes=0)
-            reading = statistics.median(reading_rate(clips, workers) for _ in range(args.rounds))
-            both = loop_rate(net, clips, how, args, device, workers=workers)
-            least = min(reading, found["network_clips_per_s"])
+            reading = rates("reading", [reading_rate(clips, workers) for _ in range(args.rounds)])
+            both = rates("both", [loop_rate(net, clips, how, args, device, workers=workers)])
+            least = min(reading["reading_clips_per_s"], found["network_clips_per_s"])
+            cpu = 1 / reading["reading_clips_per_cpu_s"] + 1 / found["network_clips_per_cpu_s"]
             row[f"workers_{workers}"] = {
-                "reading_clips_per_s": round(reading, 2),
-                "both_clips_per_s": round(both, 2),
-                "both_of_the_smaller": round(both / least, 3),
+                **reading,
+                **both,
+                "both_of_the_smaller": round(both["both_clips_per_s"] / least, 3),
+                "both_of_the_two_by_cpu": round(both["both_clips_per_cpu_s"] * cpu, 3),
             }
         found["data"].append(row)
     return found
+
+
+Rate = tuple[float, float]  # clips a second, clips a second of CPU
+
+
+def rates(name: str, found: Sequence[Rate]) -> dict[str, float]:
+    return {
+        f"{name}_clips_per_s": round(statistics.median(one for one, _ in found), 2),
+        f"{name}_clips_per_cpu_s": round(statistics.median(one for _, one in found), 2),
+    }
 
 
 class Fed:
@@ -135,8 +149,8 @@ def loop_rate(
     args: argparse.Namespace,
     device: torch.device,
     workers: int = 0,
-) -> float:
-    """Clips a second of the loop, all but its first two steps (and what they compile or plan)."""
+) -> Rate:
+    """Of the loop, all but its first two steps (and what they compile or plan)."""
     with tempfile.TemporaryDirectory() as folder:
         steps = loop.train(
             net, clips, how, out=Path(folder), arguments={}, device=device, num_workers=workers,
@@ -145,7 +159,7 @@ def loop_rate(
         return rate((step.clips for step in steps), device, num_steps=args.steps)
 
 
-def plain_rate(net: zoo.Recognizer, how: recipe.Recipe, num_steps: int, device: torch.device) -> float:
+def plain_rate(net: zoo.Recognizer, how: recipe.Recipe, num_steps: int, device: torch.device) -> Rate:
     """What is in every tutorial: eager, float32, contiguous, the loss read at every step."""
     net.to(device).train()
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=how.momentum, weight_decay=how.weight_decay)
@@ -164,24 +178,25 @@ def plain_rate(net: zoo.Recognizer, how: recipe.Recipe, num_steps: int, device: 
     return rate(steps(), device, num_steps=num_steps)
 
 
-def reading_rate(clips: TrainingClips, workers: int) -> float:
+def reading_rate(clips: TrainingClips, workers: int) -> Rate:
     return rate((len(batch.labels) for batch in clips.batches(0, num_workers=workers)), torch.device("cpu"))
 
 
-def rate(counts: Iterator[int], device: torch.device, *, num_steps: int = 10**9, warm: int = 2) -> float:
-    """Clips a second; the first ``warm`` steps are not counted, where there are more."""
+def rate(counts: Iterator[int], device: torch.device, *, num_steps: int = 10**9, warm: int = 2) -> Rate:
+    """The first ``warm`` steps are not counted, where there are more."""
     marks = []
     total = 0
     for count in counts:
         total += count
-        marks.append((total, time.perf_counter()))
+        marks.append((total, time.perf_counter(), time.process_time()))
         if len(marks) == num_steps:
             break
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        marks[-1] = (marks[-1][0], time.perf_counter())
-    begin = marks[min(warm, len(marks) - 1) - 1]
-    return (marks[-1][0] - begin[0]) / max(marks[-1][1] - begin[1], 1e-9)
+        marks[-1] = (marks[-1][0], time.perf_counter(), time.process_time())
+    begin, end = marks[min(warm, len(marks) - 1) - 1], marks[-1]
+    clips = end[0] - begin[0]
+    return clips / max(end[1] - begin[1], 1e-9), clips / max(end[2] - begin[2], 1e-9)
 
 
 def whole_grid(spec: zoo.ModelSpec) -> Grid:

@@ -146,7 +146,11 @@ def _row(spec: ClipSpec, found: Outcome | None, place: dict[str, int], allowed: 
     if spec.source is None:
         return {**row, "status": "missing", "reason": "no file of that name"}
     if not spec.source.exists():
-        return {**row, "status": "lost" if found and found.status != "failed" else "missing", "reason": f"{spec.source} is not there"}
+        return {
+            **row,
+            "status": "lost" if found and found.status != "failed" else "missing",
+            "reason": f"{spec.source} is not there",
+        }
     if found is None or found.data.get("path") != str(spec.source):
         return {**row, "status": "pending"}
     if found.status == "failed":

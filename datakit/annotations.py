@@ -25,6 +25,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 # The first of a numbered series of pictures: 00001.jpg, img_00000.jpg; of flow beside them its own.
 _FIRST_PICTURE = re.compile(r".*?(?<![0-9])0*[01]\.jpe?g", re.IGNORECASE)
+_ID = re.compile(r"[^\s/\\\x00-\x1f]+")  # it becomes part of a file's name
 JOURNAL = "journal.sqlite"  # in the folder of every prepared set
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -84,7 +85,7 @@ def kinetics_json(path: Path, split: str, classes: Iterable[str]) -> list[ClipSp
         for where, video, subset, start, end, label in _json_rows(table):
             if SPLIT_NAMES.get(str(subset).lower(), split) == split:
                 entries.append((f"{path}: {where}", video, str(start), str(end), label))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadManifest(f"{path} is no Kinetics list in JSON: {type(error).__name__}: {error}") from None
     return _kinetics_clips(entries, split, classes)
 
@@ -123,6 +124,8 @@ def _kinetics_clips(
             clip_id = f"{video}_{int(start):06d}_{int(end):06d}"
         except (ValueError, OverflowError):
             raise BadManifest(f"{where}: time_start and time_end must be seconds") from None
+        if not _ID.fullmatch(video):
+            raise BadManifest(f"{where}: {video!r} is no id of a video")
         spec = ClipSpec(id=clip_id, video=video, split=split, label=label, start_s=start, end_s=end)
         if found.setdefault((video, start, end), spec).label != label:
             raise BadManifest(f"{where}: {clip_id} stands here twice with different labels")

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from fractions import Fraction
+from functools import cache
 from typing import Any, get_type_hints
 
 import manifests
@@ -39,6 +40,7 @@ class Variant:
     gop_frames: int
     pixel_format: str
     scaler: str
+    scaler_library: str
     scaler_flags: tuple[str, ...]
     frame_timing: str
     rotation: str
@@ -56,6 +58,7 @@ class Variant:
         allowed = {
             "container": {"mp4", "frames"},
             "codec": {"mjpeg" if self.container == "frames" else "libx264"},
+            "scaler_library": {"swscale"} if self.container == "frames" else {"zimg", "swscale"},
             "frame_timing": {"passthrough"},
             "rotation": {"apply"},
             "pixel_aspect": {"apply"},
@@ -100,7 +103,7 @@ class Variant:
     @property
     def hash(self) -> str:
         """First 12 hex digits of the sha256 of the definition."""
-        return digest(self.definition())
+        return _hash_of(self)
 
     def encode_key(self, size: tuple[int, int]) -> str:
         """What the encoder does for one source: equal keys of two variants mean one encode serves both."""
@@ -108,6 +111,11 @@ class Variant:
         for key in ("short_side_px", "width_px", "height_px", "upscale"):
             del table[key]
         return digest({**table, "size": list(size)})
+
+
+@cache
+def _hash_of(variant: Variant) -> str:
+    return digest(variant.definition())  # asked for once a clip: a third of a run that finds nothing to do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

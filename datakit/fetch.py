@@ -75,21 +75,20 @@ def with_files(
     if "local" not in names and (set_dir / "raw").is_dir():  # what somebody put there by hand
         specs = local.find(specs, set_dir / "raw", dataset, skip)
     for order in orders:
-        waiting = [spec for spec in _from_journal(specs, order) if not _is_there(spec)]
+        specs = _from_journal(specs, order)
+        waiting = [spec for spec in specs if not _is_there(spec)]
         if not waiting:
             break
         if limit is not None:
             have = len(specs) - len(waiting)
             if have >= limit:
-                break
+                continue
             order = replace(order, limit=limit - have)
         if order.name != "local":
             journal.replace_clips(splits, specs)  # so that the state can be seen while it is fetched
         _ask_before_much(waiting, order)
         for outcomes in SOURCES[order.name](waiting, order):
             journal.add(outcomes)
-        specs = _from_journal(specs, order)
-    for order in orders:
         specs = _from_journal(specs, order)
     journal.replace_clips(splits, specs)
     return list(specs)
@@ -135,7 +134,7 @@ def _check_tables(dataset: Dataset) -> None:
 
 def _from_journal(specs: Sequence[ClipSpec], order: Order) -> list[ClipSpec]:
     """``specs`` with the files that this source has had so far."""
-    known = {id_: one for id_, one in order.journal.outcomes(order.stage).items() if one.status == "ok"}
+    known = order.journal.outcomes(order.stage, but="failed")
     return [spec if not known or _is_there(spec) else _with_file(spec, known, order) for spec in specs]
 
 

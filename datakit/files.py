@@ -23,6 +23,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield part
         sync(part)
         part.replace(final)
+    except OSError as error:
+        if error.filename is None:  # a full disk names no file
+            error.filename = str(final)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

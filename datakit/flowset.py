@@ -145,6 +145,8 @@ def write(set_dir: Path, variant: FlowVariant, journal: Journal) -> dict[str, in
     folder = set_dir / variant.name
     rgb, rows = table(set_dir, variant, journal)
     listed = [row for row in rows if row["path"]]
+    # What a killed run left of the small files; the journal's lock says that nobody else writes here.
+    encode.discard([stale for place in (folder, folder / "lists") for stale in place.glob("*.part")])
     for split in sorted({row["split"] for row in rows}):
         lines = [f"{row['path']} {row['frames']} {row['label_index']}\n" for row in listed if row["split"] == split]
         files.write_text(folder / "lists" / f"{split}_flow.txt", "".join(lines))
@@ -305,6 +307,8 @@ def _stored(job: Job) -> Checked:
     try:
         checked = _made(job, part)
         _place(part, job.path)
+    except OSError as error:  # what comes of a picture or a video says nothing of its file
+        raise Retryable(f"{job.path} cannot be written: {error.strerror or error}; type the command again") from error
     finally:
         if part.is_dir():
             shutil.rmtree(part)

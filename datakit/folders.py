@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from stat import S_ISDIR
 
 from PIL import Image
 
@@ -119,8 +120,8 @@ def _link(path: Path, target: Path) -> None:
 
 def stat(path: Path) -> list[int]:
     """What changes when a file does: bytes, time stamp; of a folder bytes in all, newest time stamp, how many."""
-    if not path.is_dir():
-        one = path.stat()
+    one = path.stat()
+    if not S_ISDIR(one.st_mode):
         return [one.st_size, one.st_mtime_ns]
     found = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
     newest = max((one.st_mtime_ns for one in found), default=0)

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +134,7 @@ class Journal:
         """
         clips = list(clips)
         replaced = set(splits)
-        others = {clip.id: clip for clip in self.clips() if clip.split not in replaced}
+        others = {clip.id: clip for clip in self.clips(but=replaced)}
         for spec in clips:
             other = others.get(spec.id)
             if other is not None and other.source != spec.source:
@@ -163,8 +163,12 @@ class Journal:
                 f"INSERT OR REPLACE INTO clip ({_CLIP_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", rows
             )
 
-    def clips(self) -> list[ClipSpec]:
-        rows = self._connection.execute(f"SELECT {_CLIP_COLUMNS} FROM clip ORDER BY id")
+    def clips(self, but: Collection[str] = ()) -> list[ClipSpec]:
+        """The list, by id, without the splits ``but``."""
+        marks = ",".join("?" * len(but))
+        rows = self._connection.execute(
+            f"SELECT {_CLIP_COLUMNS} FROM clip WHERE split NOT IN ({marks}) ORDER BY id", tuple(but)
+        )
         with _no_garbage():
             return [
                 ClipSpec(
@@ -196,10 +200,12 @@ class Journal:
                 ],
             )
 
-    def outcomes(self, stage: str) -> dict[str, Outcome]:
-        """What became of every item in ``stage``. Of 650 000 clips it takes seconds and a gigabyte (docs/scale.md)."""
+    def outcomes(self, stage: str, *, but: str = "") -> dict[str, Outcome]:
+        """What became of every item in ``stage``, without those of the status ``but``. Of 650 000 clips it takes
+        seconds and a gigabyte (docs/scale.md)."""
         cursor = self._connection.execute(
-            "SELECT id, stage, key, status, error, message, seconds, data FROM item WHERE stage = ?", (stage,)
+            "SELECT id, stage, key, status, error, message, seconds, data FROM item WHERE stage = ? AND status != ?",
+            (stage, but),
         )
         found = {}
         with _no_garbage():
@@ -212,6 +218,10 @@ class Journal:
                         seconds=row[6], data=data,
                     )  # fmt: skip
         return found
+
+    def keys(self, stage: str) -> dict[str, str]:
+        """What every item in ``stage`` was made from, without the rest of what is known."""
+        return dict(self._connection.execute("SELECT id, key FROM item WHERE stage = ?", (stage,)))
 
     def tries(self, stage: str) -> dict[str, tuple[int, str]]:
         """How often each item was tried, and when last (UTC)."""

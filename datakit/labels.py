@@ -115,7 +115,7 @@ def read_file(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             return _from_json(json.loads(text), path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadManifest(f"{path} cannot be read as a label file: {error}") from None
     lines = [line for line in text.splitlines() if line.strip()]
     header = [word.strip().lower() for word in lines[0].split(",")] if lines else []

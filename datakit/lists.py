@@ -43,23 +43,32 @@ def write(
     """Write everything that describes ``set_dir/variant``; returns how many clips have which status."""
     folder = set_dir / variant.name
     # Of a run that was killed; the journal's lock says that nobody else is writing here.
-    one_a_folder = {(spec.split, spec.label): spec for spec in journal.clips()}.values()
+    specs = journal.clips()
+    one_a_folder = {(spec.split, spec.label): spec for spec in specs}.values()
     places = {folder, folder / "lists"} | {folder / final_path(s, variant, dataset).parent for s in one_a_folder}
     encode.discard([stale for place in places for stale in place.glob("*.part")])
-    classes, rows = table(set_dir, variant, journal, dataset, allow_damaged)
-    order, _ = labels.in_force(journal, dataset, journal.clips())
+    classes, rows = table(set_dir, variant, journal, dataset, allow_damaged, specs)
+    order, _ = labels.in_force(journal, dataset, specs)
     write_lists(folder, rows, classes, order)
     manifest.write(folder, rows, {**_lock(set_dir.name, variant, rows, allow_damaged), "label_order": order})
     return dict(Counter(row["status"] for row in rows))
 
 
 def table(
-    set_dir: Path, variant: Variant, journal: Journal, dataset: Dataset | None, allow_damaged: float
+    set_dir: Path,
+    variant: Variant,
+    journal: Journal,
+    dataset: Dataset | None,
+    allow_damaged: float,
+    specs: Sequence[ClipSpec] | None = None,
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """(class names in label order, a manifest row for every clip asked for) as the journal and the disk are now."""
-    specs = journal.clips()
+    """(class names in label order, a manifest row for every clip asked for) as the journal and the disk are now.
+
+    ``specs``: the journal's clips, where somebody has read them already.
+    """
+    specs = journal.clips() if specs is None else specs
     _, classes = labels.in_force(journal, dataset, specs)
-    sources = journal.outcomes(SOURCE_STAGE)
+    sources = journal.keys(SOURCE_STAGE)
     made = journal.outcomes(stage_of(variant.name))
     unfetched = reasons(journal)
     order = {label: number for number, label in enumerate(classes)}
@@ -68,7 +77,7 @@ def table(
         _row(
             spec,
             sources.get(spec.id),
-            made.get(spec.id),
+            made.pop(spec.id, None),  # what is in a row already need not be here too: these are gigabytes
             unfetched.get(spec.id),
             variant,
             folder,
@@ -83,7 +92,7 @@ def table(
 
 def _row(
     spec: ClipSpec,
-    source: Outcome | None,
+    source_key: str | None,
     made: Outcome | None,
     unfetched: Outcome | None,
     variant: Variant,
@@ -101,18 +110,17 @@ def _row(
         "source": spec.source.name if spec.source else None,
         "reason": None,
     }
-    if made is not None and made.key and (source is None or made.key != key(source.key, variant, spec)):
+    if made is not None and made.key and (source_key is None or made.key != key(source_key, variant, spec)):
         made = None  # made from another source or by another definition of the variant
-    there = spec.source is not None and spec.source.exists()
-    if made is not None and made.status == "failed" and not there:
+    if made is not None and made.status == "failed" and not (spec.source is not None and spec.source.exists()):
         made = None  # what was wrong with a file that is gone
     if made is None:
-        if spec.source is not None and not there:
+        if spec.source is not None and not spec.source.exists():
             return {**row, "status": "missing", "reason": f"{spec.source.name} is not there"}
         if spec.source is None and unfetched is not None:
             return {**row, "status": unfetched.error.lower(), "reason": unfetched.message}
         return {**row, "status": "pending"}  # not encoded yet, or no source was asked for it yet (--limit)
-    row["source_sha256"] = source.key if source else None
+    row["source_sha256"] = source_key
     if made.status == "failed":
         return {**row, "status": made.error.lower(), "reason": made.message}
     row |= {"status": made.status, "reason": made.message or None}

@@ -133,6 +133,13 @@ def read(variant_dir: str | Path) -> Manifest:
     )
 
 
+def listed_paths(variant_dir: Path) -> set[str]:
+    """The paths in a variant's manifest, as they stand there: without the rest, which is gigabytes of a large set."""
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(variant_dir / "manifest.parquet", columns=["path"])["path"].drop_null().to_pylist())
+
+
 def write(folder: Path, rows: Sequence[Mapping[str, Any]], lock: Mapping[str, Any]) -> None:
     """Write table and lock of a variant; the same rows give the same bytes."""
     import pyarrow as pa
@@ -140,7 +147,7 @@ def write(folder: Path, rows: Sequence[Mapping[str, Any]], lock: Mapping[str, An
 
     kinds = {"list<int32>": pa.list_(pa.int32())}
     schema = pa.schema([(name, kinds.get(kind) or getattr(pa, kind)()) for name, kind in _COLUMNS.items()])
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    table = pa.Table.from_pydict({name: [row.get(name) for row in rows] for name in _COLUMNS}, schema=schema)
     with files.replacing(folder / "manifest.parquet") as part:
         pq.write_table(table, part, compression="zstd")
     files.write_text(folder / "manifest.lock", json.dumps(lock, indent=1, sort_keys=True) + "\n")

@@ -72,7 +72,7 @@ def gym(path: Path, split: str, classes: tuple[str, ...], times: Path | None) ->
     for line, text in _lines(path):
         words = text.split()
         match = _ELEMENT.fullmatch(words[0])
-        if match is None or len(words) != 2 or not words[1].isdigit() or int(words[1]) >= len(classes):
+        if match is None or len(words) != 2 or not words[1].isdecimal() or int(words[1]) >= len(classes):
             raise BadManifest(f"{path}:{line}: VIDEO_E_start_end_A_start_end and a label below {len(classes)} expected")
         clip_s, event_s = seconds.get(match[0], (None, None))
         spec = ClipSpec(
@@ -109,7 +109,7 @@ def gym_times(path: Path) -> dict[str, tuple[Seconds, Seconds]]:
                     clip_s = (_seconds(event_s[0] + start), _seconds(event_s[0] + end))
                     found[f"{video}_{event_name}_{name}"] = (clip_s, event_s)
         return found
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BadManifest(f"{path} holds no times of events and elements: {type(error).__name__}: {error}") from None
 
 
@@ -167,7 +167,7 @@ def rows(path: Path, split: str, dataset: Dataset) -> list[ClipSpec]:
 
 
 def _numbered(word: str, classes: tuple[str, ...], first: int) -> str | None:
-    if not word.isdigit() or not first <= int(word) < first + len(classes):
+    if not word.isdecimal() or not first <= int(word) < first + len(classes):
         return None
     return classes[int(word) - first]
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -180,37 +180,41 @@ def _jobs(
     request: Request, dataset: Dataset | None, journal: Journal, specs: Iterable[ClipSpec], work: Path
 ) -> Iterator[Job]:
     """What is left to do, found from the journal and the disk without reading a video."""
-    sources = journal.outcomes(SOURCE_STAGE)
-    before = {variant.name: journal.outcomes(stage_of(variant.name)) for variant in request.variants}
     layout = dataset.layout if dataset else Layout()
     folder_fps = request.folder_fps or layout.fps or FOLDER_FPS
+    sources = journal.outcomes(SOURCE_STAGE)
+    there: list[tuple[ClipSpec, Path, str]] = []  # with the source's hash, where it is unchanged
     for spec in specs:
-        if spec.source is None or not spec.source.exists():
+        if spec.source is None or (stat := _source_stat(spec.source, folder_fps)) is None:
             continue
-        unchanged = spec.id in sources and sources[spec.id].data["stat"] == _source_stat(spec.source, folder_fps)
-        source_sha256 = sources[spec.id].data["sha256"] if unchanged else None
-        targets = []
-        for variant in request.variants:
+        known = sources.get(spec.id)
+        there.append((spec, spec.source, known.data["sha256"] if known and known.data["stat"] == stat else ""))
+    sources.clear()
+    targets: dict[str, list[Target]] = defaultdict(list)
+    for variant in request.variants:  # one after the other: of a large set each is a gigabyte
+        before = journal.outcomes(stage_of(variant.name))
+        for spec, source, source_sha256 in there:
             name = str(final_path(spec, variant, dataset))
             target = Target(variant=variant, folder=request.set_dir / variant.name, name=name)
-            known = before[variant.name].get(spec.id)
+            known = before.pop(spec.id, None)
             if known is not None and source_sha256 and known.key == key(source_sha256, variant, spec):
-                if _settled(known, spec.source, target.path, request):
+                if _settled(known, source, target.path, request):
                     continue
                 target = replace(target, sha256=known.data.get("sha256", ""), old_name=known.data.get("name", ""))
-            targets.append(target)
-        if targets:
+            targets[spec.id].append(target)
+    for spec, source, _ in there:
+        if spec.id in targets:
             yield Job(
                 spec=spec,
-                source=spec.source,
-                targets=tuple(targets),
+                source=source,
+                targets=tuple(targets[spec.id]),
                 work=work,
                 allow_damaged=request.allow_damaged,
                 folder_fps=folder_fps,
                 frame_names=layout.frame_names or folders.NAMES,
                 of_several=dataset is not None
                 and spec.cut_s is not None
-                and stem(spec.source.name) in local.clip_file_names(spec, dataset),
+                and stem(source.name) in local.clip_file_names(spec, dataset),
             )
 
 
@@ -243,7 +247,10 @@ def _look_at(path: Path) -> Outcome:
 def _settled(known: Outcome, source: Path, path: Path, request: Request) -> bool:
     """Nothing to do: the file is there as it was left, or it failed in a way that trying again would not change."""
     if "stat" in known.data:
-        return path.exists() and known.data["stat"] == folders.stat(path)
+        try:
+            return bool(known.data["stat"] == folders.stat(path))
+        except FileNotFoundError:
+            return False
     if known.status == "damaged":
         return not request.retry_failed and known.data["share"] < request.allow_damaged
     renamed = known.data.get("source", source.name) != source.name  # it may have been refused for its name
@@ -510,9 +517,14 @@ def _facts(checked: Checked, target: Target, fps: float) -> dict[str, Any]:
     return {**facts, "stat": folders.stat(target.path), "name": target.name, "encoder": encode.encoder_name()}
 
 
-def _source_stat(path: Path, folder_fps: float) -> list[float]:
-    """What changes when a source does; the rate of a folder of pictures is only said, so it is part of it."""
-    return [*folders.stat(path), folder_fps] if path.is_dir() else [*folders.stat(path)]
+def _source_stat(path: Path, folder_fps: float) -> list[float] | None:
+    """What changes when a source does, ``None`` when it is not there; the rate of a folder of pictures is only said, so
+    it is part of it."""
+    try:
+        found: list[float] = [*folders.stat(path)]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [*found, folder_fps] if len(found) == 3 else found  # of a folder: bytes, time, how many files
 
 
 def _source_sha256(path: Path, folder_fps: float) -> str:
@@ -531,15 +543,20 @@ def _fresh_work_folder(set_dir: Path) -> Path:
 def _say_what_is_stray(set_dir: Path, variant: Variant) -> None:
     """A loader of class folders would take these for clips of the set; nobody deletes them unasked."""
     folder = set_dir / variant.name
-    listed = {clip.path for clip in manifest.read(folder).clips}
+    listed = manifest.listed_paths(folder)
+    there: list[str] = []
     if variant.container == "frames":  # a walk through millions of pictures would not find more than their folders
-        parents = {path.parent for path in listed if path is not None}
-        there = [path for parent in parents for path in parent.iterdir() if path.is_dir()]
+        for parent in {path.rpartition("/")[0] for path in listed}:
+            there += [f"{parent}/{entry.name}" for entry in os.scandir(folder / parent) if entry.is_dir()]
     else:
-        there = [path for path in folder.rglob("*.mp4") if folder / lists.TREE not in path.parents]
+        for top, subfolders, names in os.walk(folder):
+            within = os.path.relpath(top, folder)
+            subfolders[:] = [name for name in subfolders if (within, name) != (".", lists.TREE)]
+            there += [os.path.normpath(f"{within}/{name}") for name in names if name.endswith(".mp4")]
     stray = sorted(path for path in there if path not in listed)
     if stray:
-        print(f"note: {len(stray)} clips in {folder} are on no list (any more), such as {stray[0]}", file=sys.stderr)
+        where = folder / stray[0]
+        print(f"note: {len(stray)} clips in {folder} are on no list (any more), such as {where}", file=sys.stderr)
 
 
 def _ask_before_much(request: Request, jobs: Sequence[Job]) -> None:

@@ -104,25 +104,26 @@ def media_info(path: Path, folder_fps: float = 0.0) -> MediaInfo:
         return _folder_info(path, folder_fps)
     if path.stat().st_size == 0:
         raise Unreadable(f"{path.name}: the file is empty")
-    index = reader.packet_index(path)
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = reader.video_stream(container, path)
             stream.codec_context.thread_count = 1
-            frame = next(container.decode(stream), None)
-            if frame is None:
-                raise Unreadable(f"{path.name}: no frame can be decoded")
+            frame, pts = _frame_and_times(container, stream)
+            frame = frame or _first_frame(path)
             if stream.codec_context.color_trc in HDR_TRANSFERS:
                 raise Refused(f"HDR ({HDR_TRANSFERS[stream.codec_context.color_trc]}): tone mapping is not done")
             width, height = displayed_size(frame, stream)
             base = stream.time_base or Fraction(1)
-            span_s = float((index.pts[-1] - index.pts[0]) * base) if index.pts else 0.0
-            last_s = float(index.pts[-1] * base - _zero_s(container)) if index.pts else 0.0
+            span_s = float((pts[-1] - pts[0]) * base) if pts else 0.0
+            last_s = float(pts[-1] * base - _zero_s(container)) if pts else 0.0
             claimed_s = _claimed_duration_s(container, stream)
+            claimed_fps = float(stream.average_rate or 0)
+    except av.InvalidDataError as error:
+        raise Unreadable(f"{path.name}: no video in it, or cut off before its index ({error.strerror})") from error
     except (OSError, av.FFmpegError) as error:
         raise Unreadable(f"{path.name}: {getattr(error, 'strerror', None) or error}") from error
-    packets = len(index.pts)
-    fps = (packets - 1) / span_s if packets > 1 and span_s > 0 else float(stream.average_rate or 0)
+    packets = len(pts)
+    fps = (packets - 1) / span_s if packets > 1 and span_s > 0 else claimed_fps
     frame_s = 1 / fps if fps else 0.0
     covered_s = span_s + frame_s
     expected = packets
@@ -139,6 +140,35 @@ def media_info(path: Path, folder_fps: float = 0.0) -> MediaInfo:
         duration_s=max(covered_s, claimed_s),
         end_s=last_s + frame_s,
     )
+
+
+def _frame_and_times(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[av.VideoFrame | None, list[int]]:
+    """What the first packet alone shows, ``None`` where it takes more; and the times, sorted, of the packets that are
+    shown, up to where the file breaks."""
+    frame = None
+    times: list[int] = []
+    try:
+        for number, packet in enumerate(container.demux(stream)):
+            if number == 0:
+                # Asked for all it has, the decoder does not wait for the pictures that may come before this one.
+                frame = next(iter([*packet.decode(), *stream.codec_context.decode(None)]), None)
+            if packet.size and not packet.is_discard:
+                times.append(packet.pts if packet.pts is not None else len(times))
+    except (OSError, av.FFmpegError):
+        if not times:
+            raise
+    return frame, sorted(times)
+
+
+def _first_frame(path: Path) -> av.VideoFrame:
+    with av.open(str(path)) as container:
+        stream = reader.video_stream(container, path)
+        stream.codec_context.thread_count = 1
+        for frame in container.decode(stream):
+            return frame
+    raise Unreadable(f"{path.name}: no frame can be decoded")
 
 
 def _folder_info(folder: Path, fps: float) -> MediaInfo:

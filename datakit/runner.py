@@ -245,6 +245,9 @@ def _submitted(
         if not flying:
             return
         for future in _next_ones(client, done):
+            if future.status in ("pending", "lost"):  # its worker died with the outcome: another one works on it
+                future.add_done_callback(done.put)
+                continue
             item = flying.pop(future.key)
             del futures[future.key]
             if future.status == "finished":
@@ -254,9 +257,7 @@ def _submitted(
             elif future.status == "error":
                 raise DataError(f"{item}: the workers cannot run it: {future.exception()!r}")
             else:
-                raise DataError(
-                    "the Dask scheduler has gone; what is finished stays: start it and type the command again"
-                )
+                raise DataError(_GONE)
 
 
 def _next_ones(client: distributed.Client, done: queue.Queue[distributed.Future]) -> list[distributed.Future]:

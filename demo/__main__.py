@@ -75,7 +75,7 @@ def stages(raw: Path, data_root: Path, out: Path, *, quick: bool) -> list[Stage]
     for mode in MODES:
         for stream in STREAMS:
             test = ("evalkit.run", "--mode", mode, str(out / stream / "ckpt.pth"), "--data", data)
-            to = ("--out", str(tested(out, stream, mode)))
+            to = ("--out", str(tested(out, stream, mode)), *(("--save-views",) if mode == "accurate" else ()))
             name = f"test {stream} {mode}"
             found.append(Stage(name=name, arguments=(*test, *to), some_may_fail=True, together=mode))
     both = [str(tested(out, stream, "accurate") / "scores.npz") for stream in STREAMS]
@@ -85,7 +85,7 @@ def stages(raw: Path, data_root: Path, out: Path, *, quick: bool) -> list[Stage]
         sides = [str(tested(out, stream, mode) / "scores.npz") for mode in MODES]
         found.append(Stage(name=f"compare {stream}", arguments=("evalkit", "compare", *sides)))
     folders = [str(tested(out, stream, mode)) for stream in STREAMS for mode in MODES]
-    page = ("evalkit", "report", *folders, str(out / "fused"), "--out", str(out / "report.html"))
+    page = ("evalkit", "report", *folders, str(out / "fused"), "--out", str(out / "report.html"), *root)
     found.append(Stage(name="report", arguments=page))
     return found
 

@@ -48,7 +48,7 @@ class Difference:
 class Comparison:
     """b against a on the same clips; accuracies, errors and differences as fractions of 1.
 
-    low, high     95 % interval of ``difference`` = b - a (paired bootstrap)
+    low, high     95 % interval of ``difference`` = b - a (paired bootstrap); holds 0 where ``p`` is not below 0.05
     only_a        clips that a gets right and b wrong;  only_b the other way round
     p             two-sided, of ``test``;  p_holm the same after Holm's correction over ``num_comparisons``
     smallest      the smallest difference that would have been seen, by ``SMALLEST_RULE``
@@ -121,7 +121,7 @@ class Comparison:
     def copy_text(self) -> str:
         """What must be said of the files that were scored; "" where they are the same."""
         if self.copy and self.num_other_files:
-            return f"The files they scored are different copies: {self.num_other_files} of {self.n} files differ."
+            return f"The files they scored are different copies: {self.num_other_files} of them differ."
         if self.copy:
             return "The files they scored are different copies."
         return "" if self.copy_known else "Whether they scored the same copy of the files is not known."
@@ -214,7 +214,7 @@ def _pair(
         a, b = _shared(a, b, names)
     else:
         _check_what(a, b, names)
-    copy = differences(a, b, signature.COPY)
+    copy = copies_differing(a, b)
     if copy and not across_copies:
         num_other = num_other_files(a, b)
         counted = f" ({num_other} of {len(a.ids)} files differ)" if num_other else ""
@@ -245,6 +245,8 @@ def _measured(pair: _Paired, groups: Mapping[str, str] | None, seed: int, num_co
     else:
         draws = resample_groups(change, strata, unit_of_clip, rng)
     low, high = interval(float(unit_change.sum()), draws, len(unit_change))
+    if p >= LEVEL:  # of a few differing clips the exact test says less than their spread does
+        low, high = min(low, 0.0), max(high, 0.0)
     numbers_a, numbers_b = (metrics.summary(side, pair.missing, groups=groups) for side in (a, b))
     return Comparison(
         names=pair.names,
@@ -316,10 +318,10 @@ def describe(found: Comparison) -> str:
 def bounds_text(found: Comparison) -> str:
     """What the clips that not both sides scored could make of the difference."""
     low, high = (100 * bound for bound in found.bounds)
-    were = "clip was" if found.num_unscored == 1 else "clips were"
+    clips = "clip that one side or both" if found.num_unscored == 1 else "clips that one side or both"
     return (
-        f"{found.num_unscored} of {found.num_asked} {were} not scored by both: had they come out right or wrong, the "
-        f"difference over all {found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
+        f"however the {found.num_unscored} {clips} could not score had come out, the difference over all "
+        f"{found.num_asked} would be between {low:+.2f} and {high:+.2f} points"
     )
 
 
@@ -330,6 +332,19 @@ def differences(a: ScoreSet, b: ScoreSet, keys: Sequence[str]) -> tuple[Differen
     """Those of the signatures' parts ``keys`` that are not the same."""
     pairs = ((key, str(getattr(a.signature, key)), str(getattr(b.signature, key))) for key in keys)
     return tuple(Difference(key=key, a=left, b=right) for key, left, right in pairs if left != right)
+
+
+def copies_differing(a: ScoreSet, b: ScoreSet) -> tuple[Difference, ...]:
+    """COPY, where the sides looked at different files; whatever the folders are called, the hashes of the files decide.
+
+    A fusion of streams looked at the files of each of its parts.
+    """
+    if num_other_files(a, b) == 0:
+        return ()
+    copies = [set(side.signature.media.split("+")) for side in (a, b)]
+    if copies[0] < copies[1] or copies[1] < copies[0]:
+        return ()
+    return differences(a, b, signature.COPY)
 
 
 def num_other_files(a: ScoreSet, b: ScoreSet) -> int | None:
@@ -445,6 +460,14 @@ def _sizes(unit_change: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     """(sizes, counts) of the changes that are not 0. Equal sums of thirds and sevenths may differ in the last bits."""
     sizes, counts = np.unique(np.abs(unit_change).round(12), return_counts=True)
     return sizes[sizes > 0], counts[sizes > 0].astype(np.int64)
+
+
+def changed(change: NDArray[np.int64], unit_of_clip: NDArray[np.int64] | None = None, seed: int = 0) -> float:
+    """Two-sided p that a ``change`` (1, 0 or -1 a clip) is none: McNemar's exact test, by units that of sign flips."""
+    by_unit = change / len(change)
+    if unit_of_clip is not None:
+        by_unit = np.bincount(unit_of_clip, by_unit).astype(np.float64)
+    return _sign_test(by_unit, np.random.default_rng(seed))
 
 
 def _sign_test(unit_change: NDArray[np.float64], rng: np.random.Generator) -> float:

@@ -9,7 +9,7 @@ the video and nested, so that the curve shows what a further row adds:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from datakit.errors import BadManifest, DataError
 
+from . import compare, metrics, views
 from . import groups as source_videos
-from . import metrics, views
-from .resample import interval, resample_clips, resample_groups
+from .resample import LEVEL, interval, resample_clips, resample_groups
 from .scores import ScoreSet
 
 SUMS = ("prob-mean", "prob-sum", "segment-logit-mean", "logit-mean")  # rank classes as the sum of the views does
@@ -34,7 +34,8 @@ NOTE = (
 class Point:
     """``num_rows`` clips along the video, of each ``num_crops`` crops. Shares of 1 with 95 % intervals.
 
-    change   against all views, on the same clips, with its paired interval
+    change   against all views, on the same clips, with its paired interval; ``p`` of the paired test, corrected by Holm
+             over all points
     macs     multiply-adds of a video, ``None`` where those of a view are not known
     """
 
@@ -50,6 +51,7 @@ class Point:
     change: float
     change_low: float
     change_high: float
+    p: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,25 +71,38 @@ class Curve:
 
     @property
     def enough(self) -> Point:
-        """The fewest views from which on chance cannot tell the number from that of all."""
+        """The fewest views whose number chance cannot tell from that of all, nor (Holm) those of more views."""
         enough = self.points[-1]
         for point in sorted(self.points, key=lambda point: (-point.num_views, point.num_crops)):
-            if not point.change_low <= 0 <= point.change_high:
+            if point.p < LEVEL:
                 break
-            enough = point
+            if point.change_low <= 0 <= point.change_high:
+                enough = point
         return enough
 
     @property
-    def finding(self) -> str:
-        """One sentence."""
+    def headline(self) -> str:
+        """One short sentence."""
         point, last = self.enough, self.points[-1]
         if point.num_views == last.num_views:
             return f"All {last.num_views} views are needed: fewer give another number beyond chance"
+        return f"From {point.num_views} of {last.num_views} views on the number cannot be told from that of all"
+
+    @property
+    def detail(self) -> str:
+        """The numbers behind the headline; "" where all views are needed."""
+        point, last = self.enough, self.points[-1]
+        if point.num_views == last.num_views:
+            return ""
         return (
-            f"From {point.num_views} of {last.num_views} views on the number cannot be told from that of all: "
             f"{100 * point.top1:.2f} against {100 * last.top1:.2f} (difference {100 * point.change:+.2f}, "
             f"95 % interval {100 * point.change_low:+.2f} to {100 * point.change_high:+.2f})"
         )
+
+    @property
+    def finding(self) -> str:
+        """Both in one sentence."""
+        return f"{self.headline}: {self.detail}" if self.detail else self.headline
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -146,8 +161,11 @@ def of(
                     change=float(change.mean()),
                     change_low=0.0 if whole else bounds[1][0],
                     change_high=0.0 if whole else bounds[1][1],
+                    p=compare.changed(change, units, seed),
                 )
             )
+    corrected = compare.holm([point.p for point in points])
+    points = [replace(point, p=p) for point, p in zip(points, corrected, strict=True)]
     return Curve(
         points=tuple(points),
         num_rows=num_rows,

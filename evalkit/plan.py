@@ -156,10 +156,10 @@ def save(plan: Plan, out: Path) -> None:
 
 
 def _thumbnails(plan: Plan) -> list[tuple[int, int, Image.Image, str]]:
-    """(line, column, thumbnail, text) of the frames that are drawn. A clip of several frames has a line of its own."""
+    """(line, column, thumbnail, text) of the frames that are drawn. A clip of more than half a line has its own."""
     place = {int(index): number for number, index in enumerate(plan.indices)}
     clips = plan.views.frames[:MOST_CLIPS]
-    own_line = clips.shape[1] >= COLUMNS // 2
+    own_line = clips.shape[1] > COLUMNS // 2
     found = []
     count = 0
     for clip, row in enumerate(clips.tolist()):

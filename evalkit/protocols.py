@@ -137,10 +137,13 @@ def everything() -> list[tuple[Protocol, dict[str, str]]]:
     ]
 
 
-def for_network(spec: Network, mode: str) -> Protocol:
+def for_network(spec: Network, mode: str, row: str | None = None) -> Protocol:
     """The protocol of a network: the row it names or, where the program that it comes from tests such networks in
-    another way, that program's row; with as many segments as the network has, where the row leaves that to it."""
-    protocol = get(name_for(spec.protocol, spec.origin), mode)
+    another way, that program's row; with as many segments as the network has, where the row leaves that to it.
+
+    ``row``: this one in place of the network's, as it is, whatever program the network comes from.
+    """
+    protocol = get(row or name_for(spec.protocol, spec.origin), mode)
     if protocol.segments and spec.num_segments:
         return replace(protocol, num_clips=spec.num_segments)
     return protocol
@@ -182,13 +185,30 @@ def _rows(table: dict[str, Any], name: str, *above: str) -> dict[str, dict[str, 
     return rows
 
 
-def parse_views(text: str, base: Protocol) -> Protocol:
-    """``5x1@224`` (clips x crops @ crop side) in place of the base's views; everything else stays the base's.
+def as_typed(base: Protocol, views: str | None = None, sampling: str | None = None) -> Protocol:
+    """The base with other views, other rules or both; everything else stays the base's.
 
-    Three crops lie along the longer side, so the short side becomes the crop's side; one, five and ten crops leave it
-    as it is unless the crop is larger. Raises ``UsageError`` when ``text`` is not of this form, and when the rules of
-    the base know no such views.
+    views     ``5x1@224`` (clips x crops @ crop side). Three crops lie along the longer side, so the short side becomes
+              the crop's side; one, five and ten crops leave it as it is unless the crop is larger
+    sampling  one of ``views.RULES``; options of the base stay only where both rules have them
+
+    Raises ``UsageError`` for what is not of this form, and when the rule knows no such views.
     """
+    found = base
+    if sampling is not None:
+        if sampling not in RULES:
+            raise UsageError(f"--sampling {sampling}: type one of {', '.join(RULES)}")
+        kin = sampling == base.sampling or {sampling, base.sampling} == {"mmaction2-0.x", "mmaction2-1.x"}
+        found = replace(base, sampling=sampling, options=base.options if kin else {})
+    if views is not None:
+        found = _with_views(found, views)
+    if found is not base:
+        words = (("views", views), ("sampling", sampling))
+        _try(found, " ".join(f"--{key} {value}" for key, value in words if value is not None))
+    return found
+
+
+def _with_views(base: Protocol, text: str) -> Protocol:
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)@([1-9]\d*)", text.strip())
     if match is None or int(match[2]) not in NUM_CROPS:
         raise UsageError(
@@ -199,7 +219,7 @@ def parse_views(text: str, base: Protocol) -> Protocol:
     short_side_px = base.short_side_px
     if short_side_px is not None:
         short_side_px = crop_px if num_crops == 3 else max(short_side_px, crop_px)
-    found = replace(
+    return replace(
         base,
         mode=match[0],
         num_clips=num_clips,
@@ -208,16 +228,14 @@ def parse_views(text: str, base: Protocol) -> Protocol:
         short_side_px=short_side_px,
         segments=False,
     )
-    try:
-        _try(found)
-    except (CropError, DataError) as error:
-        raise UsageError(f"--views {text}: not under protocol {base.name}: {error}") from None
-    return found
 
 
-def _try(protocol: Protocol) -> None:
-    """Raise the error of ``views`` if every video of usual size would fail under this protocol."""
-    views.frame_indices(protocol.sampling, 300, 8, 2, protocol.num_clips, 30.0, **protocol.options)
-    height, width = views.resized(protocol.sampling, 480, 640, protocol.scale)
+def _try(protocol: Protocol, typed: str) -> None:
+    """Raise ``UsageError`` if every video of usual size would fail under this protocol."""
     num_boxes = 5 if protocol.num_crops == 10 else protocol.num_crops
-    views.crop_boxes(protocol.sampling, height, width, protocol.crop_px, num_boxes)
+    try:
+        views.frame_indices(protocol.sampling, 300, 8, 2, protocol.num_clips, 30.0, **protocol.options)
+        height, width = views.resized(protocol.sampling, 480, 640, protocol.scale)
+        views.crop_boxes(protocol.sampling, height, width, protocol.crop_px, num_boxes)
+    except (CropError, DataError) as error:
+        raise UsageError(f"{typed}: not under protocol {protocol.name}: {error}") from None

@@ -1,7 +1,7 @@
 """Published numbers of the same network and data set, and what keeps ours from standing beside them.
 
-A number is comparable where weights, clips, copy of the videos and protocol are the same; of everything else it is said
-what is not.
+A number is comparable where weights, clips, resolution of the videos and protocol are the same; of everything else it
+is said what is not. Whether the files were the same nobody can check: no publication has fingerprints of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .protocols import Protocol
 from .scores import ScoreSet
 
 FEW = 3  # rows of other networks that are shown where there is none of the same
+UNCHECKED = "whether their files were the same as ours cannot be checked"
 NUMBERS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
 
 
@@ -30,7 +31,7 @@ class Beside:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        why = f"not comparable: {'; '.join(self.reasons)}" if self.reasons else "comparable"
+        why = f"not comparable: {'; '.join(self.reasons)}" if self.reasons else f"comparable; {UNCHECKED}"
         return f"{self.numbers}, {self.row['of']}; {why}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def _fusion_reasons(row: dict[str, Any], found: ScoreSet) -> list[str]:
     if signature.weights.split("+") != [part["sha8"] for part in row["parts"]]:
         why.append(f"other weights ({signature.weights or 'not known'} here)")
     ours = [part["weight"] for part in found.meta["fused"]]
-    if [one / sum(ours) for one in ours] != [one / sum(row["weights"]) for one in row["weights"]]:
+    theirs = row["weights"]
+    if [one * sum(theirs) for one in ours] != [one * sum(ours) for one in theirs]:  # the same ratio
         why.append(f"fused {':'.join(f'{weight:g}' for weight in ours)} here")
     why += _other_clips(row, found)
     copy = re.findall(r"\d+", str(row.get("copy", "")))
@@ -145,9 +147,11 @@ def variant(found: ScoreSet) -> str:
 
 def rows() -> list[dict[str, Any]]:
     """Every published checkpoint with its origin and source, as the manifests have them."""
-    found = [dict(row) for row in manifests.read("models").get("published", [])]
-    for program in manifests.read("published")["program"]:
-        found += [{**row, "origin": program["origin"], "source": program["source"]} for row in program["files"]]
+    found = [
+        {**row, "origin": program["origin"], "source": program["source"]}
+        for program in manifests.read("published")["program"]
+        for row in program["files"]
+    ]
     for row in found:
         digits = re.search(r"-([0-9a-f]{8})\.\w+$", row["file"])
         row.setdefault("sha8", digits[1] if digits else "")

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .ranks import Ranks
     from .scores import ScoreSet
 
+RUN_FILE = "run.json"
 SHOWN = 10  # missing clips, class names: the first few say what is wrong
 ESTIMATE_AFTER_S = 3.0
 LONG_S = 3600.0
@@ -89,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
         help="clips that cannot be scored count as wrong (default), are left out, or end the run",
     )  # fmt: skip
     how = top.add_argument_group("protocol and network")
+    how.add_argument(
+        "--protocol", metavar="ROW", help="a row of python -m evalkit protocols, in place of the network's"
+    )
     how.add_argument("--views", metavar="5x1@224", help="clips x crops @ crop side, in place of the protocol's")
     how.add_argument("--sampling", metavar="RULE", help="mmaction2-0.x, mmaction2-1.x, ... in place of the protocol's")
     how.add_argument("--name", metavar="MODEL", help="which network it is, for a file that does not say")
@@ -133,6 +137,19 @@ class Data:
     media: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A test: what was typed, and what was made of it."""
+
+    args: argparse.Namespace
+    net: Recognizer
+    protocol: Protocol
+    data: Data
+    device: torch.device
+    out: Path
+    ranks: Ranks
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     check(args)
@@ -141,22 +158,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .ranks import joined
 
     with joined() as ranks:
+        device = choose_device(args, ranks)
         net = models.load(args.checkpoint, name=args.name, trust=args.trust_checkpoint)
         protocol = choose_protocol(args, net.spec)
         data = choose_data(args, net.spec, protocol)
         out = args.out or default_out(args, protocol, data.manifest)
-        score_set = score(args, net, protocol, data, out, ranks)
+        job = Job(args=args, net=net, protocol=protocol, data=data, device=device, out=out, ranks=ranks)
+        score_set = score(job)
     if score_set is None:
         return EXIT_DONE  # the first process has all results
-    code = report(args, net.spec, protocol, score_set, out)
+    report(job, score_set)
     # torchrun takes any other code for a crash of its processes; what is missing was said.
-    return code if ranks.size == 1 else EXIT_DONE
+    return EXIT_SOME_FAILED if score_set.missing and ranks.size == 1 else EXIT_DONE
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise ``UsageError`` for what is not there, contradicts itself or has no sense."""
     if not args.checkpoint.is_file():
-        raise UsageError(f"{args.checkpoint} is not there; type the path of a checkpoint file")
+        problem = "is a folder" if args.checkpoint.is_dir() else "is not there"
+        raise UsageError(f"{args.checkpoint} {problem}; type the path of a checkpoint file")
     if args.data and args.list:
         raise UsageError("--data is a prepared set, --list somebody else's list; type one of them")
     if args.list and not args.root:
@@ -174,18 +194,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def choose_protocol(args: argparse.Namespace, spec: ModelSpec) -> Protocol:
-    from . import protocols, views
+    from . import protocols
     from .aggregate import may_stop_early
 
-    protocol = protocols.for_network(spec, args.mode)
-    if args.views:
-        protocol = protocols.parse_views(args.views, protocol)
-    if args.sampling:
-        if args.sampling not in views.RULES:
-            raise UsageError(f"--sampling {args.sampling}: type one of {', '.join(views.RULES)}")
-        kin = {args.sampling, protocol.sampling} == {"mmaction2-0.x", "mmaction2-1.x"}
-        options = protocol.options if kin or args.sampling == protocol.sampling else {}
-        protocol = dataclasses.replace(protocol, sampling=args.sampling, options=options)
+    protocol = protocols.as_typed(protocols.for_network(spec, args.mode, args.protocol), args.views, args.sampling)
     if args.stop_when_decided and not may_stop_early(protocol):
         raise DataError(
             f"--stop-when-decided: under {protocol.aggregation} a single view can move a score by any amount, so "
@@ -205,6 +217,11 @@ def choose_data(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol) -
         table = manifest.from_list(args.list, args.root, args.classes)
         clips: Sequence[Clip] = table.clips
         name = table.name
+        if all(clip.path is None for clip in clips):
+            raise UsageError(
+                f"none of the {len(clips)} files of {args.list} is there ({clips[0].reason}); type --root DIR, the "
+                "folder that its paths start from"
+            )
     else:
         folder = args.data or find_prepared(args, spec, protocol)
         if variants := [] if (folder / "manifest.parquet").is_file() else sorted(folder.glob("*/manifest.parquet")):
@@ -242,9 +259,11 @@ def network_order(
     """
     if not named:
         if len(classes) > spec.num_classes:
+            by_one = len(classes) == spec.num_classes + 1
             raise DataError(
-                f"{where} has labels up to {len(classes) - 1}, the checkpoint has {spec.num_classes} classes: "
-                "this list is of another set"
+                f"{where} has labels up to {len(classes) - 1}, the checkpoint has {spec.num_classes} classes, 0 to "
+                f"{spec.num_classes - 1}: "
+                + ("does it count from 1? Labels count from 0" if by_one else "this list is of another set")
             )
         return spec.classes or tuple(map(str, range(spec.num_classes))), list(range(len(classes)))
     if spec.classes is None and len(classes) < spec.num_classes:
@@ -343,7 +362,8 @@ def has_size(definition: dict[str, Any], protocol: Protocol) -> bool:
 def default_out(args: argparse.Namespace, protocol: Protocol, table: Manifest) -> Path:
     """runs/CKPT-SET-VARIANT-MODE; whatever else was typed that moves the numbers is in the name, too."""
     parts = [args.checkpoint.stem, table.name, table.variant if not args.list else "", protocol.mode]
-    parts += [args.split if args.split != "val" else "", args.sampling, args.dtype if args.dtype != "fp32" else ""]
+    parts += [args.split if args.split != "val" else "", args.protocol, args.sampling]
+    parts += [args.dtype if args.dtype != "fp32" else ""]
     parts += [f"limit{args.limit}" if args.limit else "", "decided" if args.stop_when_decided else ""]
     return Path("runs", "-".join(part for part in parts if part))
 
@@ -351,9 +371,7 @@ def default_out(args: argparse.Namespace, protocol: Protocol, table: Manifest) -
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def score(
-    args: argparse.Namespace, net: Recognizer, protocol: Protocol, data: Data, out: Path, ranks: Ranks
-) -> ScoreSet | None:
+def score(job: Job) -> ScoreSet | None:
     """Score what an earlier run of the same kind has not, and write ``out/scores.npz`` and ``out/metrics.json``.
 
     Of several processes each scores its share; the first one writes, the others return ``None``.
@@ -361,36 +379,42 @@ def score(
     from . import decode
     from .partial import Partial, run_key
 
-    device = choose_device(args, ranks)
-    if args.decoder == "torchcodec":
-        decode.check_torchcodec(data.clips)
-    key = run_key(facts(args, net.spec, protocol, data, device.type))
-    stamps = {clip.id: stamp(clip) for clip in data.clips}
+    clips, ranks, out = job.data.clips, job.ranks, job.out
+    if job.args.decoder == "torchcodec":
+        decode.check_torchcodec(clips)
+    key = run_key(facts(job))
+    stamps = {clip.id: stamp(clip) for clip in clips}
     if ranks.rank:
         asked = set(ranks.told(None))  # after the first one has cleared the folder
         with closing(Partial(out, key, ranks.rank)) as partial:
-            clips = ranks.share([clip for clip in data.clips if clip.id in asked])
-            reasons = score_share(args, net, protocol, data, clips, stamps, device, partial, ranks)
+            share = ranks.share([clip for clip in clips if clip.id in asked])
+            reasons = score_share(job, share, stamps, partial)
         ranks.collected(reasons)
         return None
     with closing(Partial(out, key)) as partial:
-        for stale in [*out.glob("scores.npz.*.part"), *out.glob("metrics.json.*.part")]:
+        for stale in out.glob("*.*.part"):
             stale.unlink()  # of a run that was killed while it wrote; the lock says that no other is writing
         partial.absorb()
-        done = partial.load(stamps, len(data.classes))
-        left = [clip for clip in data.clips if clip.id not in done]
-        announce(args, net.spec, protocol, data, device.type, num_done=len(done), ranks=ranks)
+        done = partial.load(stamps, len(job.data.classes))
+        left = [clip for clip in clips if clip.id not in done]
+        announce(job, num_done=len(done))
+        began, num_before = time.monotonic(), len(done)
         ranks.told([clip.id for clip in left])
-        reasons = score_share(args, net, protocol, data, ranks.share(left), stamps, device, partial, ranks)
+        reasons = score_share(job, ranks.share(left), stamps, partial)
         for others in ranks.collected(reasons):
             reasons |= others
+        seconds = time.monotonic() - began
         partial.absorb()
-        done = partial.load(stamps, len(data.classes))
+        done = partial.load(stamps, len(job.data.classes))
         if not done:
             first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-            raise DataError(f"none of the {len(data.clips)} clips could be scored ({first})")
-        score_set = collect(args, net.spec, protocol, data, done, reasons)
-        write(args, net.spec, protocol, score_set, out)
+            flow = "; python -m datakit flow makes what this network looks at" if job.net.spec.input == "flow" else ""
+            raise DataError(f"none of the {len(clips)} clips could be scored ({first}){flow}")
+        if len(done) > num_before or not (out / RUN_FILE).exists():  # else the run before measured it
+            text = json.dumps(measured(job, len(done) - num_before, seconds), indent=1)
+            files.write_text(out / RUN_FILE, f"{text}\n")
+        score_set = collect(job, done, reasons)
+        write(job, score_set)
         partial.finish()
     return score_set
 
@@ -401,38 +425,32 @@ def choose_device(args: argparse.Namespace, ranks: Ranks) -> torch.device:
     name = args.device
     if name == "auto":
         name = f"cuda:{ranks.local}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {args.device}: type auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {args.device}: torch {torch.__version__} finds no GPU; type --device cpu")
     return device
 
 
-def score_share(
-    args: argparse.Namespace,
-    net: Recognizer,
-    protocol: Protocol,
-    data: Data,
-    clips: Sequence[Clip],
-    stamps: dict[str, str],
-    device: torch.device,
-    partial: Partial,
-    ranks: Ranks,
-) -> dict[str, str]:
+def score_share(job: Job, clips: Sequence[Clip], stamps: dict[str, str], partial: Partial) -> dict[str, str]:
     """Score these clips into ``partial``; returns the reasons of those that could not be, by id."""
     import numpy as np
 
     from . import infer
     from .partial import Scored
 
+    args, ranks = job.args, job.ranks
     workers = args.workers
-    if workers is None and ranks.local_size > 1 and device.type != "cpu":
+    if workers is None and ranks.local_size > 1 and job.device.type != "cpu":
         workers = max(1, (os.cpu_count() or 1) // ranks.local_size)  # the cores are for all of them
     reasons: dict[str, str] = {}
     outcomes = infer.score(
         clips,
-        net.to(device),
-        protocol,
-        device=device,
+        job.net.to(job.device),
+        job.protocol,
+        device=job.device,
         dtype=args.dtype,
         batch_views=args.batch_views if args.batch_views == "auto" else int(args.batch_views),
         workers=workers,
@@ -441,7 +459,7 @@ def score_share(
         keep_views=args.save_views,
         compile=args.compile,
         stop_when_decided=args.stop_when_decided,
-        labels=data.labels,
+        labels=job.data.labels,
     )
     with closing(outcomes):  # its workers end with it
         for outcome in shown(outcomes, len(clips), reasons):
@@ -460,34 +478,52 @@ def score_share(
     return reasons
 
 
-def write(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> None:
+def write(job: Job, score_set: ScoreSet) -> None:
     from . import metrics, scores
     from . import published as theirs
 
-    score_set.save(out / scores.FILE_NAME)
-    document = metrics.document(score_set, "drop" if args.missing == "drop" else "wrong")
-    document |= {"protocol": dataclasses.asdict(protocol), "published": spec.published}
+    score_set.save(job.out / scores.FILE_NAME)
+    document = metrics.document(score_set, *metrics.rules(score_set))
+    document |= {"protocol": dataclasses.asdict(job.protocol), "published": job.net.spec.published}
     document["beside"] = [one.to_dict() for one in theirs.beside(score_set)]
     if score_set.meta.get("partial"):
         document |= {key: score_set.meta[key] for key in ("partial", "views_saved")}
-    files.write_text(out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    files.write_text(job.out / "metrics.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def facts(
-    args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, data: Data, device_type: str
-) -> dict[str, Any]:
+def measured(job: Job, num_clips: int, seconds: float) -> dict[str, Any]:
+    """What a table says of a run and no number depends on: ``video_per_s`` with decoding, ``memory_mb`` of the first
+    process (of its GPU, where there is one), and where the checkpoint was."""
+    import resource
+
+    import torch
+
+    if job.device.type == "cuda":
+        name, peak = torch.cuda.get_device_name(job.device), torch.cuda.max_memory_allocated(job.device)
+    else:
+        name, peak = job.device.type, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "video_per_s": round(num_clips / seconds, 3) if num_clips else None,
+        "memory_mb": round(peak / 2**20),
+        "device": f"{job.ranks.size} x {name}",
+        "checkpoint": str(job.args.checkpoint.absolute()),
+    }
+
+
+def facts(job: Job) -> dict[str, Any]:
     """Everything that a clip's scores depend on, but for its file."""
     import av
     import torch
 
     from datakit import __version__
 
+    args, data = job.args, job.data
     return {
-        "spec": spec.to_dict(),
-        "protocol": dataclasses.asdict(protocol),
+        "spec": job.net.spec.to_dict(),
+        "protocol": dataclasses.asdict(job.protocol),
         "set": data.set,
         "classes": data.classes,
-        "device": device_type,
+        "device": job.device.type,
         "dtype": args.dtype,
         "deterministic": args.deterministic,
         "batch_views": args.batch_views if args.deterministic else "",
@@ -510,14 +546,7 @@ def stamp(clip: Clip) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""
 
 
-def collect(
-    args: argparse.Namespace,
-    spec: ModelSpec,
-    protocol: Protocol,
-    data: Data,
-    done: dict[str, Scored],
-    reasons: dict[str, str],
-) -> ScoreSet:
+def collect(job: Job, done: dict[str, Scored], reasons: dict[str, str]) -> ScoreSet:
     """Rows in the order of the clips, so that a run with interruptions writes what one without does."""
     import numpy as np
 
@@ -527,6 +556,7 @@ def collect(
     from .scores import ScoreSet
     from .signature import Signature
 
+    args, spec, protocol, data = job.args, job.net.spec, job.protocol, job.data
     scored = [clip for clip in data.clips if clip.id in done]
     size = protocol.short_side_px or "x".join(map(str, protocol.resize_px or ()))
     signature = Signature(
@@ -641,24 +671,17 @@ def shown(outcomes: Iterator[Outcome], total: int, reasons: dict[str, str]) -> I
     )
 
 
-def announce(
-    args: argparse.Namespace,
-    spec: ModelSpec,
-    protocol: Protocol,
-    data: Data,
-    device: str,
-    *,
-    num_done: int,
-    ranks: Ranks,
-) -> None:
+def announce(job: Job, num_done: int) -> None:
+    spec, protocol, data = job.net.spec, job.protocol, job.data
     known = ", ".join(f"{field} by {how}" for field, how in spec.known.items())
     lines = [
         f"{spec.name}, {spec.clip_len}x{spec.frame_interval} {spec.input}, weights {spec.weights}"
         + (f" ({known})" if known else ""),
-        f"{args.mode}: {protocol.views} views, {protocol.sampling}, {protocol.aggregation}, {args.dtype} on {device}",
+        f"{job.args.mode}: {protocol.views} views, {protocol.sampling}, {protocol.aggregation}, {job.args.dtype} on "
+        f"{job.device.type}",
         f"{data.set} ({data.media}): {len(data.clips)} clips"
         + (f", {num_done} of them scored before; going on" if num_done else "")
-        + (f", shared by {ranks.size} processes" if ranks.size > 1 else ""),
+        + (f", shared by {job.ranks.size} processes" if job.ranks.size > 1 else ""),
     ]
     if pending := sum(clip.status == "pending" for clip in data.clips):
         lines.append(
@@ -687,32 +710,32 @@ def estimated(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
             )
 
 
-def report(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol, score_set: ScoreSet, out: Path) -> int:
-    """Print the numbers; returns the exit code."""
+def report(job: Job, score_set: ScoreSet) -> None:
+    """Print the numbers."""
     from . import groups, metrics, remarks
     from . import published as theirs
 
-    if args.json:
+    out, published = job.out, job.net.spec.published
+    if job.args.json:
         document = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         console.print_json("evalkit-run", {**document, "out": str(out)})
-    else:
-        rules, videos = metrics.rules(score_set), groups.of(score_set)
-        intervals = metrics.intervals(score_set, *rules, videos) if videos else None
-        print(metrics.describe(metrics.summary(score_set, *rules, videos), score_set.signature, intervals))
-        if score_set.meta.get("partial"):
-            saved = 100 * score_set.meta["views_saved"]
-            print(f"views       {saved:.1f} % left out: they could not change these numbers")
-        beside = theirs.beside(score_set)
-        if spec.published and all(one.row["file"] != spec.published.get("file") for one in beside):
-            print(f"published   {theirs.said(spec.published)}")  # of a set that this one does not name itself after
-        for line in [*theirs.lines(score_set), *remarks.lines(score_set)]:
-            print(line)
-        for entry in score_set.missing[:SHOWN]:
-            print(f"missing     {entry['id']}: {entry['reason']}")
-        if len(score_set.missing) > SHOWN:
-            print(f"missing     and {len(score_set.missing) - SHOWN} more, all in {out / 'metrics.json'}")
-        print(f"written     {out / 'scores.npz'}, {out / 'metrics.json'}")
-    return EXIT_SOME_FAILED if score_set.missing else EXIT_DONE
+        return
+    rules, videos = metrics.rules(score_set), groups.of(score_set)
+    intervals = metrics.intervals(score_set, *rules, videos) if videos else None
+    print(metrics.describe(metrics.summary(score_set, *rules, videos), score_set.signature, intervals))
+    if score_set.meta.get("partial"):
+        saved = 100 * score_set.meta["views_saved"]
+        print(f"views       {saved:.1f} % left out: they could not change these numbers")
+    beside = theirs.beside(score_set)
+    if published and all(one.row["file"] != published.get("file") for one in beside):
+        print(f"published   {theirs.said(published)}")  # of a set that this one does not name itself after
+    for line in [*theirs.lines(score_set), *remarks.lines(score_set)]:
+        print(line)
+    for entry in score_set.missing[:SHOWN]:
+        print(f"missing     {entry['id']}: {entry['reason']}")
+    if len(score_set.missing) > SHOWN:
+        print(f"missing     and {len(score_set.missing) - SHOWN} more, all in {out / 'metrics.json'}")
+    print(f"written     {out / 'scores.npz'}, {out / 'metrics.json'}")
 
 
 if __name__ == "__main__":

@@ -176,8 +176,8 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return text + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
-def load(path: str | Path) -> ScoreSet:
-    """Read a score file, or ``scores.npz`` of the folder ``path``.
+def load(path: str | Path, *, views: bool = True) -> ScoreSet:
+    """Read a score file, or ``scores.npz`` of the folder ``path``. ``views=False`` leaves views out: they are large.
 
     Raises ``BadManifest`` when there is none or it is no score file, ``HashMismatch`` when the rows are not those that
     its signature was made of.
@@ -200,7 +200,7 @@ def load(path: str | Path) -> ScoreSet:
                 scores=arrays["scores"],
                 classes=tuple(arrays["classes"].tolist()),
                 kind=str(arrays["kind"]),  # type: ignore[arg-type]  # checked by ScoreSet
-                views=arrays.get("views"),
+                views=arrays["views"] if views and "views" in arrays else None,
                 files=[sha.decode() for sha in arrays["files"].tolist()] if "files" in arrays else None,
                 signature=signature,
                 missing=json.loads(str(arrays["missing"])),

@@ -58,7 +58,8 @@ class SeedComparison:
 
 def mean(right: ArrayLike, units: NDArray[np.int64] | None = None, seed: int = 0) -> Estimate:
     """A recipe's accuracy. ``units``: int64 [N], the source video of each clip where clips are not independent."""
-    return _estimate([_by_unit(right, units)], [1.0], seed)
+    found = _estimate([_by_unit(right, units)], [1.0], seed)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def difference(a: ArrayLike, b: ArrayLike, units: NDArray[np.int64] | None = None, seed: int = 0) -> Estimate:
@@ -69,7 +70,8 @@ def difference(a: ArrayLike, b: ArrayLike, units: NDArray[np.int64] | None = Non
     sides = [_by_unit(side, units) for side in (a, b)]
     if sides[0].shape[1] != sides[1].shape[1]:
         raise NotComparable(f"{sides[0].shape[1]} clips against {sides[1].shape[1]}; score both on the same list")
-    return _estimate(sides, [-1.0, 1.0], seed)
+    found = _estimate(sides, [-1.0, 1.0], seed)
+    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
 def compare_all(

@@ -13,11 +13,13 @@ part, and what is left over belongs to the differences that no file can undo:
     left over         sampling rule, crop's side, resize, copy, network, ...: one of these alone explains it, several
                       cannot be told apart
 
-The parts add up to the difference. Taken in another order they could be of other sizes.
+The parts add up to the difference. Taken in another order views, crop and aggregation can be of other sizes: between
+which is said where there is more than one of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -34,11 +36,12 @@ from . import groups as source_videos
 from .protocols import AGGREGATIONS
 from .resample import LEVEL, interval, resample_clips, resample_groups
 from .scores import ScoreSet
-from .signature import HOW, WITH
+from .signature import HOW, WITH, fingerprinted
 
 How = Literal["same", "counted", "rescored", "left over", "not known"]
 
 TITLES = {"media": "copy", "sampling": "sampling rule", "agg": "aggregation", "clip": "clip length", "dec": "decoder"}
+FIELDS = {"views": "rows", "crop": "crops", "aggregation": "aggregation"}  # factor: what of a _Side it sets
 SMALLEST_F16 = 6e-8  # a probability below it was rounded to 0
 CLIPS_AT_ONCE = 512
 
@@ -50,6 +53,7 @@ class Part:
     how  "same"       on both sides: adds nothing          "counted"  exact, no chance in it
          "rescored"   measured from the files               "left over" what remains, and only this factor differs
          "not known"  the files do not tell; ``note`` says what would
+    least, most  of ``points`` over all orders in which the rescored factors could be taken; ``None`` where it is alone
     """
 
     factor: str
@@ -59,6 +63,8 @@ class Part:
     points: float | None = None
     low: float | None = None
     high: float | None = None
+    least: float | None = None
+    most: float | None = None
     note: str = ""
 
 
@@ -109,7 +115,7 @@ class _Side:
     right: NDArray[np.bool_]
     rows: int | None = None  # along time, of the views that count; None: all
     crops: list[int] | None = None
-    aggregation: str = ""
+    aggregation: str | None = None
 
 
 def why(
@@ -136,8 +142,10 @@ def why(
     parts.append(part)
 
     place_a, place_b = _rows(a), _rows(b)
-    row_a, row_b = (np.array([place[one] for one in common], dtype=np.int64) for place in (place_a, place_b))
-    side_a, side_b = a.select(row_a), b.select(row_b)
+    side_a, side_b = (
+        side if side.ids == common else side.select([place[one] for one in common])  # views are large: no copy
+        for side, place in ((a, place_a), (b, place_b))
+    )
     labels = side_a.labels
     units = source_videos.units(common, groups)
 
@@ -156,16 +164,29 @@ def why(
     relabelled, part = _labels(side_a, sides[1], measured)
     sides[1].scores = relabelled
     parts.append(part)
+    before = [side.right for side in sides]
     left: list[Part] = []
+    rescored: list[Part] = []
     for step in (_views, _crops, _aggregation):
         part = step(sides, names, measured)
-        (left if part.how == "not known" else parts).append(part)
-    left += _differing(a, b)
-    value, low, high = measured(sides[1].right.astype(np.int64) - sides[0].right)
+        (left if part.how == "not known" else rescored).append(part)
+    ranges = _in_every_order(sides, before, compare.shares(labels, metric))
+    for part in rescored:
+        least, most = ranges.get(part.factor, (None, None))
+        parts.append(replace(part, least=least, most=most))
+    change = sides[1].right.astype(np.int64) - sides[0].right
+    left += [
+        replace(part, note=_other_files(side_a, side_b, change, labels, metric))
+        if part.factor == _title("media") and not part.note
+        else part
+        for part in _differing(side_a, side_b)
+    ]
+    value, low, high = measured(change)
     remaining = Part(factor="left over", a="", b="", how="left over", points=value, low=low, high=high)
     finding = [part for part in left if part.factor not in (_title(key) for key in WITH)] or left
     if len(finding) == 1:
-        only = replace(finding[0], how="left over", points=value, low=low, high=high, note="the only difference left")
+        note = "; ".join(filter(None, ("the only difference left", finding[0].note)))
+        only = replace(finding[0], how="left over", points=value, low=low, high=high, note=note)
         parts += [*(part for part in left if part is not finding[0]), only]
         zero = Part(factor="left over", a="", b="", how="left over", points=0.0)
         remaining = replace(zero, note=f"all of what is left is put down to the {only.factor}")
@@ -194,6 +215,9 @@ def describe(found: Why) -> str:
         points = "-" if part.points is None else f"{100 * part.points:+.2f}"
         span = "" if part.low is None or part.high is None else f"{100 * part.low:+.2f} to {100 * part.high:+.2f}"
         change = f"{part.a or 'not known'} -> {part.b or 'not known'}" if part.a or part.b else ""
+        if part.least is not None and part.most is not None and part.most - part.least >= 5e-5:
+            orders_text = f"taken in other orders {100 * part.least:+.2f} to {100 * part.most:+.2f}"
+            change = f"{change}; {orders_text}"
         if part.how == "same":
             points, change = "0", f"the same{f' ({part.a})' if part.a else ''}"
         rows.append((part.factor, points, span, "; ".join(text for text in (change, part.note) if text)))
@@ -365,6 +389,29 @@ def _stepped(part: Part, side: _Side, place: int, measured: Any, note: str) -> P
     return replace(part, how="rescored", points=points, low=low, high=high, note=note)
 
 
+def _in_every_order(
+    sides: list[_Side], before: list[NDArray[np.bool_]], shares: NDArray[np.float64]
+) -> dict[str, tuple[float, float]]:
+    """Least and most that each rescored factor adds, over every set of the others that may be taken before it."""
+    taken = [(factor, place) for factor in FIELDS for place, side in enumerate(sides) if getattr(side, FIELDS[factor])]
+    if len(taken) < 2:
+        return {}
+    gaps = {}
+    for count in range(len(taken) + 1):
+        for some in itertools.combinations(taken, count):
+            rights = []
+            for place, side in enumerate(sides):
+                kept = {FIELDS[factor] for factor, of in some if of == place}
+                back: dict[str, Any] = {field: None for field in FIELDS.values() if field not in kept}
+                rights.append(_rescored(replace(side, **back)) if kept else before[place])
+            gaps[frozenset(some)] = float(shares @ (rights[1].astype(np.int64) - rights[0]))
+    found = {}
+    for one in taken:
+        adds = [gap - gaps[some | {one}] for some, gap in gaps.items() if one not in some]
+        found[one[0]] = (min(adds), max(adds))
+    return found
+
+
 def _rescored(side: _Side) -> NDArray[np.bool_]:
     """bool [N]: what is right by the views, crops and rule that ``side`` names."""
     scores = side.scores
@@ -430,11 +477,22 @@ def _differing(a: ScoreSet, b: ScoreSet) -> list[Part]:
     for key in ("media", *HOW, *WITH):
         if key not in ("views", "agg", "missing"):
             pairs.append((_title(key), getattr(a.signature, key), getattr(b.signature, key)))
-    return [
-        Part(factor=factor, a=str(one), b=str(two), how="not known", note="")
-        for factor, one, two in pairs
-        if one != two
-    ]
+    found = [Part(factor=factor, a=str(one), b=str(two), how="not known") for factor, one, two in pairs if one != two]
+    if a.signature.media == b.signature.media and not fingerprinted(a.signature.media):
+        copy = Part(factor=_title("media"), a=a.signature.media, b=b.signature.media, how="not known")
+        found.append(replace(copy, note="nobody hashed the files: they may be different copies"))
+    return found
+
+
+def _other_files(
+    a: ScoreSet, b: ScoreSet, change: NDArray[np.int64], labels: NDArray[np.int64], metric: compare.Metric
+) -> str:
+    """Where each file's hash is known: how many files are others, and what those clips make of what is left over."""
+    if a.files is None or b.files is None:
+        return ""
+    other = np.array(a.files) != np.array(b.files)  # the same clips in the same order
+    points = 100 * float(compare.shares(labels, metric) @ (change * other))
+    return f"{int(other.sum())} of {len(other)} files differ, and make {points:+.2f} of what is left over"
 
 
 def _the_same(parts: list[Part]) -> list[Part]:

@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(compare.describe(compare.compare(mine, theirs, names=names, common=True, across_copies=True)))
     print(f"\n{why.describe(why.why(mine, theirs, names=names))}")
     for name, side in zip(names, (mine, theirs), strict=True):
-        print("\n".join(f"{name}: {line}" for line in remarks.lines(side)))
+        for line in remarks.lines(side):
+            print(f"{name}: {line}")
     return 0
 
 

@@ -122,9 +122,6 @@ class Plan:
     def data(self, variant: str) -> Path:
         return self.data_root / self.name / variant
 
-    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
-        return self.seeds + (self.again if arm == self.baseline else ())
-
     def tested(self, arm: Arm, seed: int, what: str) -> Path:
         return self.out / "test" / f"{arm.name}-s{seed}" / what
 
@@ -309,10 +306,23 @@ def chains(plan: Plan) -> list[list[Step]]:
     """
     order = [(arm, seed) for seed in plan.seeds for arm in plan.all_arms]
     order += [(plan.baseline, seed) for seed in plan.again]
-    return [chain(plan, arm, seed) for arm, seed in order]
+    media = {variant: media_of(plan, variant) for variant in plan.variants}
+    return [chain(plan, arm, seed, media) for arm, seed in order]
 
 
-def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
+def media_of(plan: Plan, variant: str) -> dict[str, Any]:
+    """What a step's result depends on of a variant: its files."""
+    from datakit import manifest
+
+    table = manifest.read(plan.data(variant))
+    return {
+        "num_classes": len(table.classes),
+        "trained_on": table.media_id(clip for clip in table.clips if clip.split != plan.split),
+        "tested_on": table.media_id(table.split(plan.split)),
+    }
+
+
+def chain(plan: Plan, arm: Arm, seed: int, media: dict[str, dict[str, Any]]) -> list[Step]:
     network = f"{arm.name}-s{seed}"
     trained = plan.out / "train" / network
     device = ("--device", plan.device, "--dtype", plan.dtype)
@@ -322,7 +332,7 @@ def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
     decoders = ("--workers", "0") if cores == 1 else ()  # decode in between: another process would take turns with it
     data = str(plan.data(arm.variant))
     arguments = ("models.train", plan.network, "--data", data, "--out", str(trained), *how, *device)
-    key = step_key(plan, arm, seed, arm.variant, "train")
+    key = step_key(plan, arm, seed, media[arm.variant], media[arm.variant], "train")
     steps = [Step(name=f"train {network}", folder=trained, arguments=arguments, key=key)]
     tests = [(mode, mode, arm.variant) for mode in MODES]
     if plan.cross and seed in plan.seeds:
@@ -331,27 +341,26 @@ def chain(plan: Plan, arm: Arm, seed: int) -> list[Step]:
         folder = plan.tested(arm, seed, what)
         test = ("evalkit.run", "--mode", mode, str(trained / "ckpt.pth"), "--data", str(plan.data(variant)))
         arguments = (*test, "--split", plan.split, "--out", str(folder), *decoders, *device)
-        key = step_key(plan, arm, seed, variant, mode)
+        key = step_key(plan, arm, seed, media[arm.variant], media[variant], mode)
         steps.append(Step(name=f"test {network} {what}", folder=folder, arguments=arguments, key=key))
     return steps
 
 
-def step_key(plan: Plan, arm: Arm, seed: int, variant: str, what: str) -> str:
+def step_key(plan: Plan, arm: Arm, seed: int, trained_on: dict[str, Any], tested_on: dict[str, Any], what: str) -> str:
     """Changes with whatever the step's result depends on: network, recipe, protocol, and the files."""
-    from datakit import catalog, manifest
+    from datakit import catalog
 
     from . import zoo
     from .training import recipe
 
-    trained_on, tested_on = (manifest.read(plan.data(name)) for name in (arm.variant, variant))
     facts = {
-        "network": zoo.spec(plan.network, num_classes=len(trained_on.classes)).to_dict(),
+        "network": zoo.spec(plan.network, num_classes=trained_on["num_classes"]).to_dict(),
         "recipe": asdict(recipe.get(plan.recipe)),
         "augment": manifests.read("augments")[arm.augment] if arm.augment else {},
         "seed": seed,
         "dtype": plan.dtype,
-        "trained_on": trained_on.media_id(clip for clip in trained_on.clips if clip.split != plan.split),
-        "tested_on": tested_on.media_id(tested_on.split(plan.split)),
+        "trained_on": trained_on["trained_on"],
+        "tested_on": tested_on["tested_on"],
         "what": what,
         "protocols": "" if what == "train" else catalog.digest(manifests.read("protocols")),
     }

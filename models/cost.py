@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spec = spec_of(args.network)
     protocol = protocols.for_network(spec, "accurate")
     if args.views:
-        protocol = protocols.parse_views(args.views, protocol)
+        protocol = protocols.as_typed(protocol, args.views)
     found = cost(spec, protocol, device=choose_device(args.device))
     beside = published(spec.name)
     if args.json:

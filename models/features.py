@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     net = checkpoints.load(args.checkpoint, name=args.name, trust=args.trust_checkpoint)
     protocol = protocols.for_network(net.spec, args.mode)
     if args.views:
-        protocol = protocols.parse_views(args.views, protocol)
+        protocol = protocols.as_typed(protocol, args.views)
     clips = chosen_clips(args)
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     found = extract(clips, net.to(device), protocol, layer=args.layer, device=device, workers=args.workers)

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datakit import console
+from datakit import console, files
 from datakit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for step in console.progress(steps, total=left, what="train", note=speed.note):
             speed.took(step)
             took = True
+        made = {**arguments, "gpus": num_ranks if device.type == "cuda" else 0}  # for python -m evalkit table
+        files.write_text(args.out / "training.json", json.dumps(made, indent=1) + "\n")
         for name in ("ckpt.pth", "best.pth") if others else ():
             heads.keep_first(args.out / name, len(data.classes))
         return report(args.out, cycle.recipe, new=took, as_json=args.json, seconds=time.monotonic() - began)

@@ -35,6 +35,9 @@ def command(commands: Commands, name: str, what: str, *, needs_name: bool = True
 
 def add_jobs(sub: argparse.ArgumentParser, what: str) -> None:
     sub.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=what)
+
+
+def add_cluster(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--cluster", metavar="ADDRESS", help="instead: all workers of a Dask scheduler (tcp://host:8786)")
 
 

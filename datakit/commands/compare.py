@@ -115,7 +115,7 @@ def _described(
                 "both": match.num_both,
                 "only_here": None if match.num_both is None else list(match.only_here),
                 "only_there": None if match.only_there is None else list(match.only_there),
-                "largest_top1_shift_points": round(match.largest_top1_shift, 4),
+                "largest_top1_shift_points": round(match.largest_top1_shift, 4) if official.split != "train" else None,
             }
             for match in matches
         },
@@ -127,9 +127,13 @@ def _print(
 ) -> None:
     lacking = official.num_ids - len(mine) + len(matches[0].foreign)
     print(f"{what} {official.split}: {len(mine)} clips; the official list has {official.num_ids}")
+    tested = official.split != "train"  # nobody's top-1 is that of a training list
     if lacking > 0:
-        print(f"  {lacking} of the official ones are not here: from all of them wrong to all of them right, top-1 over "
-              f"the official list moves by {100 * lacking / official.num_ids:.2f} points")  # fmt: skip
+        what = ""
+        if tested:
+            what = (": from all of them wrong to all of them right, top-1 over the official list moves by "
+                    f"{100 * lacking / official.num_ids:.2f} points")  # fmt: skip
+        print(f"  {lacking} of the official ones are not here{what}")
     if matches[0].foreign:
         print(f"  {len(matches[0].foreign)} are not on the official list: {_named(matches[0].foreign)}")
     for match in matches:
@@ -144,7 +148,7 @@ def _print(
                 if match.only_there is not None:
                     names = _named(match.only_there)
                 print(f"  only there {num_there:6}: {names}")
-        if match.num_different:
+        if match.num_different and tested:
             print(
                 f"  one network's top-1 can differ by at most {match.largest_top1_shift:.2f} points between the two: "
                 f"right on every clip that only one has, wrong on every clip that only the other has"

@@ -67,7 +67,6 @@ def options(args: argparse.Namespace) -> Options:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .. import runner
     from ..prepare import Request, fetch_only
 
     for value, name in ((args.jobs, "--jobs"), (args.limit, "--limit")):
@@ -87,8 +86,7 @@ def main(args: argparse.Namespace) -> int:
         retry_failed=False,
         fetching=options(args),
     )
-    with runner.on_cluster(args.cluster):
-        statuses = fetch_only(request)
+    statuses = fetch_only(request)
     if args.json:
         console.print_json("datakit-fetch", {"set": request.name, "clips": statuses})
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import console
 from ..errors import EXIT_DONE, EXIT_SOME_FAILED, UsageError
-from . import Commands, add_jobs, command, counted, root_option, set_name
+from . import Commands, add_cluster, add_jobs, command, counted, root_option, set_name
 
 JOBS_A_GPU = 4  # some decode and write while others compute; each holds its own copy of torch
 
@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     flow.add_argument("--split", action="append", default=[], metavar="SPLIT", help="only this split (repeatable)")
     add_jobs(flow, f"clips at once (on a GPU by default at most {JOBS_A_GPU})")
+    add_cluster(flow)
     flow.add_argument("--limit", type=int, metavar="N", help="work on at most N clips this time, for a trial")
     flow.add_argument("--retry-failed", action="store_true", help="try failed clips again")
     flow.set_defaults(main=main, jobs=None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import console
 from ..errors import EXIT_DONE, EXIT_SOME_FAILED, UsageError
-from . import NOT_LET_IN, Commands, add_jobs, command, counted, root_option, set_name
+from . import NOT_LET_IN, Commands, add_cluster, add_jobs, command, counted, root_option, set_name
 from .fetch import add_options, options
 
 
@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
     )
     prepare.add_argument("--fps", type=float, metavar="N", help="rate of folders of pictures (default: known, or 25)")
     add_jobs(prepare, "encodes at once")
+    add_cluster(prepare)
     prepare.add_argument("--limit", type=int, metavar="N", help="encode at most N clips this time, for a trial")
     prepare.add_argument(
         "--allow-damaged", type=float, default=NOT_LET_IN, metavar="SHARE",

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from .. import console
 from ..errors import EXIT_DONE, EXIT_SOME_FAILED
-from . import Commands, add_jobs, add_variants, command, prepared_variants, set_dir
+from . import Commands, add_cluster, add_jobs, add_variants, command, prepared_variants, set_dir
 
 
 def add(commands: Commands) -> None:
     verify = command(commands, "verify", "decode every file again and compare with the manifest; changes nothing")
     add_variants(verify)
     add_jobs(verify, "files decoded at once")
+    add_cluster(verify)
     verify.set_defaults(main=main)
 
 

@@ -73,7 +73,7 @@ def reasons(journal: Journal) -> dict[str, Outcome]:
     """Why each clip that no source has is not here: what the last source said that did not merely lack it."""
     found: dict[str, Outcome] = {}
     for name in filter(None, (journal.setting("sources") or "").split(",")):
-        for id_, outcome in journal.outcomes(fetch_stage(name)).items():
-            if outcome.status != "ok" and (id_ not in found or outcome.error != Missing.__name__):
+        for id_, outcome in journal.outcomes(fetch_stage(name), but="ok").items():
+            if id_ not in found or outcome.error != Missing.__name__:
                 found[id_] = outcome
     return found

@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 def main(args: argparse.Namespace) -> int:
     from .. import compare, groups, remarks, scores
 
-    score_sets = [scores.load(path) for path in args.scores]
+    score_sets = [scores.load(path, views=False) for path in args.scores]
     found = compare.compare_all(
         score_sets,
         [str(path) for path in args.scores],

@@ -13,6 +13,12 @@ from datakit.errors import EXIT_DONE, KitError, UsageError
 from . import Commands, add_groups, add_json, add_scores
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models import ModelSpec
+    from models.cost import Cost
+
+    from ..protocols import Protocol
     from ..scores import ScoreSet
 
 log = logging.getLogger(__name__)
@@ -55,14 +61,29 @@ def macs_per_view(score_set: ScoreSet) -> float | None:
         return float(score_set.meta["macs_per_view"])
     if not {"spec", "protocol"} <= score_set.meta.keys():
         return None
-    from models import ModelSpec, cost
+    from models import ModelSpec
 
     from ..protocols import Protocol
 
     row = score_set.meta["protocol"]
     protocol = Protocol(**{**row, "resize_px": tuple(row["resize_px"]) if row.get("resize_px") else None})
+    found = _counted(lambda: ModelSpec.from_dict(score_set.meta["spec"]), protocol)
+    return None if found is None else float(found.macs_per_view)
+
+
+def macs_of_network(name: str, protocol: Protocol) -> float | None:
+    """Multiply-adds of a video, of a network of models.toml by its name."""
+    from models import cost
+
+    found = _counted(lambda: cost.spec_of(name), protocol)
+    return None if found is None else float(found.macs_per_view * found.num_views)
+
+
+def _counted(spec: Callable[[], ModelSpec], protocol: Protocol) -> Cost | None:
+    from models import cost
+
     try:
-        return float(cost.cost(ModelSpec.from_dict(score_set.meta["spec"]), protocol).macs_per_view)
+        return cost.cost(spec(), protocol)
     except (KitError, KeyError, TypeError, ValueError, RuntimeError) as error:
         log.warning("multiply-adds are not known: %s", error)
         return None

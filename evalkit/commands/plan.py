@@ -24,12 +24,13 @@ def add(commands: Commands) -> None:
     plan.add_argument("--name", metavar="NETWORK", help="a network by name, or what a checkpoint is that does not say")
     plan.add_argument("--protocol", metavar="ROW", help="this row in place of the network's")
     plan.add_argument("--views", metavar="5x1@224", help="clips x crops @ crop side, in place of the protocol's")
+    plan.add_argument("--sampling", metavar="RULE", help="mmaction2-0.x, mmaction2-1.x, ... in place of the protocol's")
     add_json(plan)
     plan.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from .. import plan, protocols
 
@@ -38,11 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out and args.out.suffix.lower() != ".png":
         raise UsageError(f"--out {args.out}: the picture is a PNG; type --out {args.out.with_suffix('.png')}")
     spec = _spec(args)
-    if args.protocol:
-        spec = replace(spec, protocol=args.protocol, origin="ours")  # the row as it is, whatever the file's program
-    protocol = protocols.for_network(spec, args.mode)
-    if args.views:
-        protocol = protocols.parse_views(args.views, protocol)
+    protocol = protocols.as_typed(protocols.for_network(spec, args.mode, args.protocol), args.views, args.sampling)
     found = plan.look(args.video, spec, protocol)
     if args.out:
         plan.save(found, args.out)

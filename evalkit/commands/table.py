@@ -10,7 +10,7 @@ from datakit import console, files
 from datakit.errors import EXIT_DONE, UsageError
 
 from . import Commands, add_json, add_scores
-from .curve import macs_per_view
+from .curve import macs_of_network, macs_per_view
 
 
 def add(commands: Commands) -> None:
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     if suffix not in table.FORMATS:
         raise UsageError(f"--out {args.out}: type a name that ends with {', '.join(table.FORMATS)}")
     runs = [replace(run, macs_per_view=macs_per_view(run.scores)) for run in table.load(args.scores)]
-    rows = table.rows(runs)
+    rows = table.rows(runs, macs_of_network)
     if args.out is not None:
         files.write_text(args.out, table.FORMATS[suffix](rows))
     if args.json:

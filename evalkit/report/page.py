@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Results. ``columns`` are the signature's parts that are shown a row, ``common`` those that all rows share."""
+    """Results. ``columns`` are the signature's parts that are shown a row, ``common`` those that all rows share;
+    ``shown``: the row that the page is about."""
 
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
     common: tuple[tuple[str, str], ...]
     axis: tuple[float, float]
     footnotes: tuple[str, ...]
+    shown: Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,11 +146,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
-    """Top-1 against the number of views. ``lines``: name and marks; ticks: place in percent, text; ``points``: of the
-    table below the chart."""
+    """Top-1 against the number of views. ``about``: the finding with its numbers; ``lines``: name and marks; ticks:
+    place in percent, text; ``points``: of the table below the chart."""
 
     finding: str
-    name: str
+    about: str
     lines: tuple[tuple[str, tuple[Mark, ...]], ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
@@ -228,6 +230,7 @@ class Scored:
     rule: metrics.Rule
     missing: metrics.Missing
     groups: dict[str, str] | None
+    views: Views | None
 
     @property
     def top1(self) -> float | None:
@@ -253,7 +256,8 @@ def gather(
     if not dirs:
         raise UsageError("nothing to report on; python -m evalkit report DIR... takes the folders of scores.npz files")
     sets = [
-        _scored(name, scores.load(path), across_copies, groups) for name, path in zip(names(dirs), dirs, strict=True)
+        _scored(name, scores.load(path), across_copies, groups, macs)
+        for name, path in zip(names(dirs), dirs, strict=True)
     ]
     together: dict[tuple[str, tuple[str, ...]], list[Scored]] = {}
     for scored in sets:
@@ -264,7 +268,7 @@ def gather(
     return Page(
         title=f"{', '.join(test_sets)}: {_number(len(sets), 'test result')}",
         apart=apart if len(together) > 1 else "",
-        groups=tuple(_group(members, across_copies, pictures, macs) for members in together.values()),
+        groups=tuple(_group(members, across_copies, pictures) for members in together.values()),
     )
 
 
@@ -295,22 +299,24 @@ def percent(share: float | None, digits: int = 2) -> str:
 # --- results ------------------------------------------------------------------------------------------------
 
 
-def _scored(name: str, score_set: ScoreSet, across_copies: bool, groups: str) -> Scored:
+def _scored(name: str, score_set: ScoreSet, across_copies: bool, groups: str, macs: Macs) -> Scored:
+    """The views of a run are large: what is said of them is worked out here, and they are left behind."""
     what = WHAT if across_copies else (*WHAT, *COPY)
     missing, rule = metrics.rules(score_set)
     videos = source_videos.of(score_set, groups)
     return Scored(
         name=name,
         what=tuple(getattr(score_set.signature, part) for part in what),
-        scores=score_set,
-        summary=metrics.summary(score_set, missing, rule, videos),
+        scores=replace(score_set, views=None),
+        summary=(summary := metrics.summary(score_set, missing, rule, videos)),
         rule=rule,
         missing=missing,
         groups=videos,
+        views=_views(name, score_set, videos, macs) if summary["top1"] is not None else None,
     )
 
 
-def _group(members: list[Scored], across_copies: bool, pictures: Pictures, macs: Macs) -> Group:
+def _group(members: list[Scored], across_copies: bool, pictures: Pictures) -> Group:
     best = _best(members)
     shown = best or members[0]
     compared, refused = _compared(members, across_copies)
@@ -320,7 +326,7 @@ def _group(members: list[Scored], across_copies: bool, pictures: Pictures, macs:
         finding=_finding(members, best, compared),
         remarks=tuple(_remarks(members)),
         table=_table(members, best),
-        views=tuple(_views(scored, macs) for scored in members if _has_views(scored)),
+        views=tuple(scored.views for scored in members if scored.views),
         pairs=_pairs(compared, refused, best),
         streams=tuple(streams for scored in members if (streams := _streams(scored, members, compared))),
         missing=_missing(members),
@@ -368,7 +374,7 @@ def _finding(members: list[Scored], best: Scored | None, compared: list[Comparis
         return f"{len(members)} results, none of which may be compared with another"
     level = [scored.name for scored in peers if scored.top1 == best.top1]
     if len(level) > 1:
-        return f"{' and '.join(level)} are level{' at the top' if len(level) < len(peers) else ''}: {top1}"
+        return f"{_listed(level)} are level{' at the top' if len(level) < len(peers) else ''}: {top1}"
     finding = f"{best.name} is highest: {top1}"
     below = [pair for pair in compared if best.name == pair.names[1]]
     if not below:
@@ -379,6 +385,11 @@ def _finding(members: list[Scored], best: Scored | None, compared: list[Comparis
         return f"{finding}, but not beyond chance above {rival}"
     low, high = percent(nearest.low, 1), percent(nearest.high, 1)
     return f"{finding}, {percent(nearest.difference, 1)} points above {rival} (95{NBSP}%: {low} to {high})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _table(members: list[Scored], best: Scored | None) -> Table:
@@ -419,8 +430,10 @@ def _table(members: list[Scored], best: Scored | None) -> Table:
             signature=str(signature),
         )
 
+    rows = tuple(row(scored) for scored in members)
     return Table(
-        rows=tuple(row(scored) for scored in members),
+        rows=rows,
+        shown=rows[members.index(best or members[0])],
         columns=tuple(columns),
         common=tuple((part, values[part][0]) for part in parts if part not in columns),
         axis=(low, high),
@@ -542,7 +555,7 @@ def _pair(found: Comparison, low: float, high: float) -> Pair:
     if found.how or found.copy:
         details.append(f"From {first} to {second}: {_changes((*found.copy, *found.how))}.")
     if found.num_unscored:
-        details.append(f"{compare.bounds_text(found)}.")
+        details.append(f"{compare.bounds_text(found).capitalize()}.")
     if found.with_:
         details.append(f"Caution, the programs differ: {_changes(found.with_)}.")
     return Pair(
@@ -553,7 +566,7 @@ def _pair(found: Comparison, low: float, high: float) -> Pair:
             value=places[1],
             high=places[2],
             zero=places[3],
-            text=f"{100 * found.difference:+.1f} points, 95 % interval {interval}",
+            text=f"{100 * found.difference:+.1f} points (95{NBSP}%: {interval})",
         ),
         details=tuple(details),
     )
@@ -672,13 +685,10 @@ def _pattern_text(pattern: tuple[bool, ...], names: list[str]) -> str:
 # --- what the views buy -------------------------------------------------------------------------------------
 
 
-def _has_views(scored: Scored) -> bool:
-    found = scored.scores
-    return found.views is not None and found.views.shape[1] > 1 and "protocol" in found.meta and scored.top1 is not None
-
-
-def _views(scored: Scored, macs: Macs) -> Views:
-    found = curve.of(scored.scores, macs_per_view=macs(scored.scores), groups=scored.groups)
+def _views(name: str, score_set: ScoreSet, videos: dict[str, str] | None, macs: Macs) -> Views | None:
+    if score_set.views is None or score_set.views.shape[1] < 2 or "protocol" not in score_set.meta:
+        return None
+    found = curve.of(score_set, macs_per_view=macs(score_set), groups=videos)
     most = math.log2(max(2, found.points[-1].num_views))
     low = math.floor(20 * min(point.top1_low for point in found.points)) / 20
     high = math.ceil(20 * max(point.top1_high for point in found.points)) / 20
@@ -699,20 +709,26 @@ def _views(scored: Scored, macs: Macs) -> Views:
 
     lines: dict[str, list[Mark]] = {}
     for point in found.points:
-        name = "centre crop" if point.num_crops == 1 else f"{point.num_crops} crops"
-        lines.setdefault(name, []).append(mark(point))
+        crops = "centre crop" if point.num_crops == 1 else f"{point.num_crops} crops"
+        lines.setdefault(crops, []).append(mark(point))
     last = found.points[-1].num_views
     ticks = sorted({1, 2, 5, 10, 25, last} & set(range(1, last + 1)))
     ticks = [tick for tick in ticks if tick == last or tick * 1.5 < last]
     return Views(
-        finding=f"{scored.name}: {found.finding[0].lower()}{found.finding[1:]}",
-        name=scored.name,
-        lines=tuple((name, tuple(marks)) for name, marks in lines.items()),
+        finding=f"{name}: {found.headline[0].lower()}{found.headline[1:]}",
+        about=f"{found.detail}." if found.detail else "",
+        lines=tuple((crops, tuple(marks)) for crops, marks in lines.items()),
         x_ticks=tuple((100 * math.log2(tick) / most, str(tick)) for tick in ticks),
-        y_ticks=tuple((height(share), percent(share, 0)) for share in np.linspace(low, high, 3).tolist()),
+        y_ticks=tuple((height(share), percent(share, 0)) for share in _ticks(low, high)),
         points=found.points,
         notes=found.notes,
     )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round shares from ``low`` to ``high``, five or fewer."""
+    step = next(step for step in (1, 2, 5, 10, 20, 25, 50) if round(100 * (high - low)) / step <= 4 or step == 50)
+    return [at / 100 for at in range(0, 101, step) if round(100 * low) <= at <= round(100 * high)]
 
 
 # --- class by class -----------------------------------------------------------------------------------------

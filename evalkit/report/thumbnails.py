@@ -10,8 +10,8 @@ from pathlib import Path
 from datakit.errors import DataError, ItemError, UsageError
 from evalkit.scores import ScoreSet
 
-WIDTH_PX = 144
-QUALITY = 70
+WIDTH_PX = 240
+QUALITY = 65
 
 
 def of(score_set: ScoreSet, ids: Sequence[str], videos: Path | None, data_root: Path) -> dict[str, str]:

@@ -60,7 +60,8 @@ def facts(text: str | None) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"clip_len": sampler["clip_len"], "frame_interval": sampler.get("frame_interval", 1)}
     model: dict[str, Any] = config.get("model") or {}
-    stacked = any(table.get("input_format") == "NCHW_Flow" for table in tables)
+    # Stacks of flow pictures, of which 1.x says only that they go through a 2D network.
+    stacked = model.get("type") == "Recognizer2D" or any(table.get("input_format") == "NCHW_Flow" for table in tables)
     if sampler["clip_len"] == 1 or stacked:
         found["num_segments"] = num_segments(config, model)
     norm = next((table for table in tables if {"mean", "std"} <= table.keys()), None)
@@ -86,6 +87,8 @@ def network_facts(model: dict[str, Any]) -> dict[str, Any]:
                 raise CheckpointError(f"its config has {key} = {table[key]}; the networks here have {value}")
     found = {"with_pool1": True} | DEFAULTS.get(str(backbone.get("type")), {})
     found |= {key: backbone[key] for key in INVISIBLE if backbone.get(key) is not None}
+    if backbone.get("is_shift") is False:
+        found.pop("shift_div", None)
     norm = backbone.get("norm_cfg")
     if isinstance(norm, dict) and "eps" in norm:
         found["eps"] = norm["eps"]

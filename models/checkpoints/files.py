@@ -30,15 +30,25 @@ from . import pickles
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model", "blobs")
 
 INERT = (
-    "argparse.Namespace", "datetime.datetime", "datetime.timedelta", "numpy.dtype", "numpy.ndarray",
+    "argparse.Namespace", "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta",
+    "decimal.Decimal", "fractions.Fraction", "numpy.dtype", "numpy.ndarray", "uuid.UUID", "typing.Any",
+    "builtins.bool", "builtins.dict", "builtins.float", "builtins.frozenset", "builtins.int", "builtins.list",
+    "builtins.range", "builtins.slice", "builtins.str", "builtins.tuple",
+    "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode",
     "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath",
-    "mmcv.utils.config.Config", "mmengine.config.config.Config", "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmcv.utils.config.Config", "mmengine.config.config.Config",
 )  # fmt: skip
 INERT_TABLES = (
     "addict.addict.Dict", "fvcore.common.config.CfgNode", "yacs.config.CfgNode",
     "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict",
     "lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
+)  # fmt: skip
+# What torch makes by itself, besides tensors.
+PLAIN = (
+    "_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set", "collections.Counter",
+    "collections.OrderedDict",
 )  # fmt: skip
 # What reading a file that is cut, or was never a checkpoint, may raise.
 UNREADABLE = (
@@ -105,9 +115,12 @@ def read_torch(path: Path, *, trust: bool) -> Any:
             warnings.simplefilter("ignore")  # what torch has to say of a file is said below
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        found = UNSAFE.search(str(error))
+        found = UNSAFE.search(str(error)) or refused_in(path)
         if found is None:
-            raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
+            raise CheckpointError(
+                f"{path}: not a checkpoint that can be read: damaged, or not pickled as torch.save does unless told "
+                "otherwise (pickle_protocol=2)"
+            ) from error
         what = found[1] if "." in found[1] else f"builtins.{found[1]}"  # torch leaves that out
         raise CheckpointError(
             f"{path}: holds the object {what}, no tensor or plain value: making it may run any program. "
@@ -115,6 +128,17 @@ def read_torch(path: Path, *, trust: bool) -> Any:
         ) from error
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: not a checkpoint that can be read ({first_line(error)})") from error
+
+
+def refused_in(path: Path) -> re.Match[str] | None:
+    """The first object of a file that is not allowed, where torch does not say which."""
+    try:
+        pickles.name_refused(path, {*PLAIN, *(name for _, name in stand_ins())})
+    except pickle.UnpicklingError as error:
+        return UNSAFE.search(str(error))
+    except UNREADABLE:
+        pass
+    return None
 
 
 def first_line(error: BaseException) -> str:
@@ -155,6 +179,24 @@ class Inert:
         self.state = state
 
 
+class History(Inert):
+    """For mmengine's HistoryBuffer, which brings its methods along, written as getattr(HistoryBuffer, name)."""
+
+
+def inert_getattr(owner: Any, name: Any) -> Inert:
+    if owner is not History:
+        raise pickle.UnpicklingError("GLOBAL builtins.getattr")
+    return Inert(name)
+
+
+def inert_list(*_: Any) -> list[Any]:
+    return []
+
+
+def inert_table(*_: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
 def inert_scalar(dtype: Any, raw: Any = None) -> Any:
     """numpy's way to write a number: kept as its type and bytes, for nobody reads them."""
     return Inert(dtype, raw)
@@ -170,5 +212,7 @@ def stand_ins() -> list[Any]:
     for core in ("numpy.core", "numpy._core"):
         pairs += [(inert_scalar, f"{core}.multiarray.scalar"), (inert_array, f"{core}.multiarray._reconstruct")]
     pairs += [(Inert, name) for name in INERT]
+    pairs += [(History, "mmengine.logging.history_buffer.HistoryBuffer"), (inert_getattr, "builtins.getattr")]
+    pairs += [(inert_list, "collections.deque"), (inert_table, "collections.defaultdict")]
     pairs += [(OrderedDict, name) for name in INERT_TABLES]  # the one subclass of dict that torch fills
     return pairs

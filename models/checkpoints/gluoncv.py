@@ -92,6 +92,8 @@ R2PLUS1D_V2 = (
 )
 FACTORED = {"with_pool1": False, "stem_channels": 45, "factored_shortcut": False}
 WORDS = (
+    (r"resnet(\d+)_v1b_sthsthv2", r"tsn_resnet\1_1x1x8"),
+    (r"i3d_(resnet\d+)_v1_sthsthv2", r"i3d_\1_16x2"),
     (r"resnet(\d+)_v1b", r"tsn_resnet\1"),
     (r"i3d_slow", "slowonly"),
     (r"nl\d+", "nl_embedded_gaussian"),

@@ -24,7 +24,7 @@ from torch import Tensor
 from datakit.errors import CheckpointError, UsageError
 
 from .. import zoo
-from . import published
+from . import keys, published
 from .files import File
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,20 @@ def foreign_spec(
     wrong = {choice: mismatches(expected(choice, num_classes, arguments), state) for choice in choices}
     having_keys = [choice for choice in choices if not wrong[choice]]
     fitting = distinct(having_keys, arguments)
+    unnamed: dict[str, Any] = {}
+    if not fitting and not typed:  # perhaps a depth or a pattern that no name stands for
+        unnamed = keys.structure(state)
+        similar = alike(families, arguments | unnamed)
+        similar = [each for each in similar if "_r50_" in each] or similar  # names of one depth
+        fitting = [each for each in similar if not mismatches(expected(each, num_classes, arguments | unnamed), state)]
+        fitting = distinct(fitting, arguments | unnamed)
     if not fitting:
         nearest = min(choices, key=lambda choice: wrong[choice].count)
         theirs = {ours: key for key, ours in adapter.names(file.state).items()}
         unused = tuple(theirs.get(key, key) for key in wrong[nearest].unused)
         raise CheckpointError(f"{path}: does not fit {nearest}: {dataclasses.replace(wrong[nearest], unused=unused)}")
+    arguments |= unnamed
+    called = {with_depth(each, unnamed): each for each in fitting}
     try:
         facts = adapter.facts(file)
     except CheckpointError as error:
@@ -73,18 +82,19 @@ def foreign_spec(
     by_name = published.named(rows, foreign or path.name, num_classes)
     chosen, how = choose(
         path,
-        fitting,
+        called,
         {} if foreign else facts,
         None if foreign else by_hash,
         by_name,
         typed=typed,
         text=foreign or path.name,
         words=adapter.WORDS,
-        priors=adapter.PRIORS,
+        priors={} if unnamed else adapter.PRIORS,
         must_be_named=bool(foreign) or families[0] in adapter.MUST_BE_NAMED,
     )
     how = "name=" if foreign else how
-    spec = zoo.spec(chosen, num_classes=num_classes, **arguments_for(chosen, arguments))
+    named = called.get(chosen, chosen)  # of published files the row says which, and may say another clip
+    spec = zoo.spec(named, num_classes=num_classes, **arguments_for(named, arguments))
     known = dict.fromkeys(("name", "clip_len", "frame_interval"), how)
     known |= {"input": "keys", "num_classes": "keys", "origin": how_origin}
     known |= dict.fromkeys(("mean", "std"), f"all of {origin}" if "mean" in arguments else "the network's default")
@@ -92,9 +102,10 @@ def foreign_spec(
     if row and "protocol" in row:
         known["protocol"] = "sha8 of a published file" if by_hash else "file name of a published file"
     number = by_hash or (by_name if by_name and published.is_whole_name(by_name, path.name, origin) else None)
-    spec = dataclasses.replace(spec, origin=origin, known=known, published=number)
+    spec = dataclasses.replace(spec, name=chosen, origin=origin, known=known, published=number)
     if row:
-        spec = dataclasses.replace(spec, protocol=row.get("protocol", spec.protocol))
+        pooling = {key: row[key] for key in ("head_pool",) if key in row}
+        spec = dataclasses.replace(spec, protocol=row.get("protocol", spec.protocol), network=spec.network | pooling)
         published.greet(path, spec, row, digests)
     if how == "config in the file":
         return with_facts(spec, facts)
@@ -133,7 +144,7 @@ def distinct(fitting: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
 
 def choose(
     path: Path,
-    fitting: Sequence[str],
+    called: Mapping[str, str],
     facts: Mapping[str, Any],
     by_hash: Mapping[str, Any] | None,
     by_name: Mapping[str, Any] | None,
@@ -146,13 +157,16 @@ def choose(
 ) -> tuple[str, str]:
     """(name, how it was known) among the networks whose keys and shapes fit; ``by_...``: rows of published files.
 
+    ``called``: what each of them is called -> the named network that it is, or that it is but for its depth.
+
     ``text``: what is read as a file name; ``words``: (pattern, what to read for it) in it. ``priors``: the clip to
     assume of names that start so where nothing tells it, but with ``must_be_named`` only if the text speaks of them.
     """
+    fitting = [*called]
     if typed:
         return fitting[0], "name="
     if "clip_len" in facts:
-        return min(fitting, key=lambda name: num_differences(name, facts)), "config in the file"
+        return min(fitting, key=lambda name: num_differences(called[name], facts)), "config in the file"
     if by_hash:
         return by_hash["network"], "sha8 of a published file"
     if by_name:
@@ -232,6 +246,14 @@ def with_facts(spec: zoo.ModelSpec, facts: Mapping[str, Any]) -> zoo.ModelSpec:
     if all(getattr(changed, key) == getattr(spec, key) for key in CLIP):
         return changed
     return dataclasses.replace(changed, name=re.sub(r"\d+(x\d+)+", clip_text(changed), spec.name))
+
+
+def with_depth(name: str, unnamed: Mapping[str, Any]) -> str:
+    """A name with the depth that keys tell in place of its own, for a network that has no name."""
+    if "depth" not in unnamed:
+        return name
+    depths = dict.fromkeys(unnamed[key] for key in ("depth", "fast_depth") if key in unnamed)
+    return re.sub(r"(_r\d+)+", "".join(f"_r{depth}" for depth in depths), name)
 
 
 def clip_text(spec: zoo.ModelSpec) -> str:

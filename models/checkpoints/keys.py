@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..nets.resnet3d import STAGES, BasicBlock, Bottleneck
+
 
 def family(state: Mapping[str, Tensor]) -> str:
     """Of a state with our keys: "slowfast", "i3d", "slowonly" or "c2d", told by where its kernels look along time."""
@@ -33,6 +35,19 @@ def told(state: Mapping[str, Tensor]) -> dict[str, Any]:
         found["lateral_norm"] = "lateral.0.bn.weight" in state
         found |= {f"{pathway}_inflate": inflate(state, f"{pathway}.") for pathway in ("slow", "fast")}
     return found
+
+
+def structure(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Depth and patterns of a state with our keys: what is put in place of a named network's where no name fits."""
+    slow = "slow." if "fast.stem.conv.weight" in state else ""
+    found = told(state)
+    for argument, prefix in (("depth", slow), ("fast_depth", "fast.")):
+        counts = tuple(num for _, num in num_blocks(state, prefix))
+        kind = Bottleneck if f"{prefix}res2.0.conv3.conv.weight" in state else BasicBlock
+        depths = [depth for depth, stages in STAGES.items() if stages == (kind, counts)]
+        if depths:
+            found[argument] = depths[0]
+    return found | ({} if slow else {"inflate": inflate(state, "")})
 
 
 def num_blocks(state: Mapping[str, Tensor], prefix: str) -> list[tuple[int, int]]:

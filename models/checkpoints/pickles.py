@@ -6,11 +6,14 @@ refused by name. Arrays are made afterwards, here, from their bytes.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
+import zipfile
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -110,16 +113,63 @@ class Unpickler(pickle.Unpickler):
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file is a pickle and not one of torch's."""
+    """Whether a file is a pickle and not one of torch's. The oldest protocols are known by the file's ending only."""
     with path.open("rb") as file:
-        head = file.read(2 + len(TORCH_LEGACY))
-    return head[:1] == b"\x80" and head[2:] != TORCH_LEGACY
+        head = file.read(11 + len(TORCH_LEGACY))  # from protocol 4 on a frame of 9 bytes comes first
+    if head[:1] == b"\x80":
+        return not head[2:].startswith(TORCH_LEGACY) and not head[11:].startswith(TORCH_LEGACY)
+    return path.suffix == ".pkl" and head[:1] in (b"(", b"}")
 
 
 def read(path: Path) -> Any:
     """Dicts and lists with tensors in them. Raises ``pickle.UnpicklingError`` that names what is not allowed."""
     with path.open("rb") as file:
         return plain(Unpickler(file, encoding="latin1").load())
+
+
+# Whose names are not looked at here, where nothing is made of them: torch's tensors and their parts.
+TORCHS_OWN = ("torch", "torch._utils")
+
+
+class Nothing:
+    """For every object that a pickle may name: takes whatever is done to it, and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = __init__
+
+
+class Naming(pickle.Unpickler):
+    """Goes through a pickle of torch's without making anything of it, up to the first object that is not allowed."""
+
+    def __init__(self, file: IO[bytes], allowed: Container[str]) -> None:
+        super().__init__(file, encoding="latin1")
+        self.allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in self.allowed and module not in TORCHS_OWN:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return Nothing
+
+    def persistent_load(self, _: Any) -> Any:
+        return Nothing()
+
+
+def name_refused(path: Path, allowed: Container[str]) -> None:
+    """Raise ``pickle.UnpicklingError`` with the first object of one of torch's files that is not in ``allowed``.
+
+    For files that torch itself gives up on before it can say which: those of protocols above 2.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                if member.endswith("/data.pkl"):
+                    Naming(io.BytesIO(archive.read(member)), allowed).load()
+        return
+    with path.open("rb") as file:
+        for _ in range(4):  # a number, the version, the machine, the objects
+            Naming(file, allowed).load()
 
 
 def plain(value: Any) -> Any:

@@ -113,6 +113,8 @@ def facts(file: File) -> dict[str, Any]:
     network: dict[str, Any] = {}
     if "SLOWFAST.ALPHA" in values:
         network |= dict.fromkeys(("resample_rate", "speed_ratio"), values["SLOWFAST.ALPHA"])
+    if str(values.get("MULTIGRID.SHORT_CYCLE")).lower() == "true":  # its crops change, so its head pools any map whole
+        network["head_pool"] = "global"
     arch = values.get("MODEL.ARCH", "")
     if arch in ("c2d", "i3d", "c2d_nopool", "i3d_nopool"):
         network["with_pool2"] = not arch.endswith("nopool")

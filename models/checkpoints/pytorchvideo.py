@@ -103,8 +103,17 @@ def names(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def facts(file: File) -> dict[str, Any]:
-    """PySlowFast trains these networks too and leaves its config in the file."""
-    return pyslowfast.facts(file)
+    """PySlowFast trains these networks too and leaves its config in the file.
+
+    It wraps them in a ``model``, gives their heads a window whatever the training, and takes the softmax before the
+    mean over positions, as of its own networks (slowfast/models/ptv_model_builder.py).
+    """
+    found = pyslowfast.facts(file)
+    if found:
+        found["network"].pop("head_pool", None)
+        if any(key.startswith("model.") for key in file.state):
+            found["network"]["head_pool"] = "softmax"
+    return found
 
 
 def origin(top: Mapping[str, Any], file_name: str) -> tuple[str, str]:

@@ -294,8 +294,9 @@ class ResNet3d(Trunk):
 
 
 def head_window(x: Tensor, train_crop_px: int) -> tuple[int, int]:
-    """How many positions of the last map the head pools over: those of the training crop, or all of a smaller one."""
-    height, width = (-(-min(size, train_crop_px) // 32) for size in x.shape[3:])
+    """How many positions of the last map the head pools over: all of a clip smaller than the crops of training, else as
+    many as PySlowFast counts for these, which at 112 pixels is 3 of 4 (slowfast/models/video_model_builder.py)."""
+    height, width = (max(1, train_crop_px // 32) if size >= train_crop_px else -(-size // 32) for size in x.shape[3:])
     return height, width
 
 

@@ -368,12 +368,16 @@ def open_video(clip: Clip, kind: reader.Kind | None = None) -> reader.Video:
 
 
 def flip_labels(pairs: Sequence[Sequence[str]], classes: Sequence[str]) -> dict[int, int]:
-    """Label -> label of the mirrored clip, from pairs of class names (``flip_labels`` of a data set's manifest)."""
-    index = {name: number for number, name in enumerate(classes)}
+    """Label -> label of the mirrored clip, from pairs of class names (``flip_labels`` of a data set's manifest).
+
+    Names of class folders have underscores for spaces and are the same names.
+    """
+    index = {name.replace("_", " ").casefold(): number for number, name in enumerate(classes)}
     found: dict[int, int] = {}
-    for one, other in pairs:
-        if one in index and other in index:
-            found |= {index[one]: index[other], index[other]: index[one]}
+    for pair in pairs:
+        one, other = (index.get(name.replace("_", " ").casefold()) for name in pair)
+        if one is not None and other is not None:
+            found |= {one: other, other: one}
     return found
 
 

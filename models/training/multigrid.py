@@ -99,10 +99,6 @@ class Cycle:
     frame_interval: int
     phases: tuple[Phase, ...] = ()
 
-    @property
-    def splits_batch_norm(self) -> bool:
-        return bool(self.phases)
-
     def num_steps(self, epoch: int, num_clips: int) -> int:
         """Batches of an epoch."""
         return len(self.grids(epoch, num_clips))

@@ -74,6 +74,8 @@ def test_published_names_are_found(tmp_path: Path) -> None:
         ("yoga,aaaaaaaaaaa,1,11,train", r"val\.csv:3: a row of split 'train' in the list of 'val'"),
         ("yoga,aaaaaaaaaaa", r"val\.csv:3: fewer columns"),
         ("yoga,in bed,aaaaaaaaaaa,1,11,val", r"val\.csv:3: more columns"),
+        ("yoga,../aaaaaaaa,1,11,val", "'../aaaaaaaa' is no id of a video"),
+        ("yoga,,1,11,val", "'' is no id of a video"),
     ],
 )
 def test_bad_rows_are_named_by_line(tmp_path: Path, row: str, message: str) -> None:

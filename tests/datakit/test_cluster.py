@@ -91,6 +91,24 @@ def test_a_worker_that_is_killed_from_outside_loses_no_clip(cluster: Any, tmp_pa
     assert all(outcome.status == "ok" for outcome in outcomes)
 
 
+def test_outcomes_that_die_with_their_worker_are_made_again(cluster: Any, tmp_path: Path) -> None:
+    begun, notes = folders(tmp_path)
+    items = [f"good {number}" for number in range(20)]
+    with runner.on_cluster(cluster.scheduler_address):
+        jobs = [(item, begun) for item in items]
+        coming = runner.run(work, jobs, name=lambda job: job[0], stage="s", num_jobs=1, notes=notes)
+        outcomes = [next(coming)]
+        while len(list(begun.iterdir())) < len(items):  # all are done before a second one is asked for
+            time.sleep(0.01)
+        time.sleep(0.5)
+        for pid in {int(path.read_text()) for path in begun.iterdir()}:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(2)
+        outcomes += coming
+    assert sorted(outcome.id for outcome in outcomes) == sorted(items)
+    assert all(outcome.status == "ok" for outcome in outcomes)
+
+
 def test_the_same_set_from_a_cluster_and_from_one_machine(
     cluster: Any, tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,19 @@ def test_compare_without_the_official_list_says_so(shared: Path, capsys: pytest.
     assert "only there      2: HUiafDe-xTo, kUfOBKJZczk" in capsys.readouterr().out
 
 
+def test_a_training_list_has_no_top1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = tmp_path / "train.txt"
+    listed.write_text("".join(f"abseiling/{number:011d}.mp4 0\n" for number in range(100)))
+    words = ["compare", "k400", "--split", "train", "--with", "pyslowfast", "--list", str(listed)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "100 beside PySlowFast's 234 643" in said
+    assert "top-1" not in said
+    assert main([*words, "--json"]) == 0
+    copy = json.loads(capsys.readouterr().out)["splits"]["train"]["copies"]["pyslowfast"]
+    assert copy["largest_top1_shift_points"] is None
+
+
 def test_compare_refuses_with_the_names_there_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gluoncv, .*pyslowfast"):
         main(["compare", "k400", "--with", "slowpast", "--data-root", str(tmp_path)])

@@ -183,6 +183,27 @@ def test_a_clip_that_changed_its_frames_is_made_again(root: Path, tmp_path: Path
     assert after["val/wave/d/flow_x_00001.jpg"] == before["val/wave/d/flow_x_00001.jpg"]
 
 
+@pytest.mark.usefixtures("here")
+def test_what_a_killed_run_left_of_a_list_goes(root: Path) -> None:
+    left = root / "mine/native-flow/lists/val_flow.txt.0123.part"
+    left.parent.mkdir(parents=True)
+    left.write_text("val/wave/d 6")
+    make_flow(root, "--method", "dis", "--params", "ultrafast")
+    assert not list((root / "mine/native-flow").rglob("*.part"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_clip_that_cannot_be_written_says_which_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "mine/native-flow").mkdir()
+    (root / "mine/native-flow/val").write_text("a file where a folder must be")
+    assert make_flow(root, "--method", "dis", "--params", "ultrafast") == 5
+    main(["failed", "mine", "--data-root", str(root)])
+    assert "native-flow/val/wave/d cannot be written: " in capsys.readouterr().out
+    (root / "mine/native-flow/val").unlink()
+    make_flow(root, "--method", "dis", "--params", "ultrafast")
+    assert (root / "mine/native-flow/val/wave/d").is_dir()
+
+
 @pytest.mark.slow
 def test_killed_at_any_instant_leaves_whole_clips_and_goes_on(root: Path) -> None:
     command = [sys.executable, "-m", "datakit", "flow", "mine", "--variant", "native", "--data-root", str(root)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -355,3 +356,16 @@ def test_a_data_set_of_ones_own_is_a_toml_in_a_folder_of_ones_own(
     assert (found.num_classes, found.flow) == (99, ("256p",))
     assert {"mine", "gym99"} <= set(manifests.names("datasets"))
     assert "256p" in catalog.variant_names()
+
+
+def test_every_complaint_has_an_answer_and_a_test() -> None:
+    """docs/complaints.md: one row each, and the tests it names are there."""
+    folder = Path(__file__).parent
+    rows = re.findall(r"^\| (\d+) \|.*\|(.*)\|$", (folder.parents[1] / "docs/complaints.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 39))
+    for _, tests in rows:
+        for group in tests.split(";"):
+            file, *names = re.findall(r"`(\w+)`", group)
+            assert names
+            there = (folder / f"{file}.py").read_text()
+            assert all(f"def test_{name}(" in there for name in names), (file, names)

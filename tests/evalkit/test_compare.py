@@ -59,6 +59,14 @@ def test_mcnemar_is_scipys_binomial_test(only_a: int, only_b: int) -> None:
     assert found.b - found.a == pytest.approx(found.difference)
 
 
+@pytest.mark.parametrize("groups", [None, {f"clip {number}": str(number % 12) for number in range(59)}])
+def test_interval_holds_0_where_the_test_finds_nothing(groups: dict[str, str] | None) -> None:
+    found = compare(*pair(59, 0, 4), groups=groups)
+    assert found.p >= 0.05
+    assert found.low <= 0 <= found.high
+    assert compare(*pair(59, 0, 9)).low > 0
+
+
 def test_interval_of_top1_is_the_textbooks() -> None:
     found = compare(*pair(1000, 60, 100))
     error = np.sqrt((160 - 40**2 / 1000) / 1000 / 999)
@@ -148,7 +156,7 @@ def test_bounds_are_the_extremes_of_all_outcomes() -> None:
             two[[2, 12]] = [bits >> 3 & 1, bits >> 4 & 1]
             possible.append(float((two - one) @ share))
         assert found.bounds == pytest.approx((min(possible), max(possible)))
-    assert "bounds      4 of 13 clips were not scored by both" in describe(found)
+    assert "bounds      however the 4 clips that one side or both could not score had come out" in describe(found)
     assert "bounds" not in describe(compare(*pair(9, 1, 1)))
 
 
@@ -370,12 +378,15 @@ def test_parts_of_one_copy_are_one_copy() -> None:
     part = whole.select(range(6))
     found = compare(whole, part, common=True)
     assert (found.n, found.copy, found.copy_known, found.num_other_files) == (6, (), True, 0)
+    renamed = replace(whole, signature=replace(BASE, media="my-folder"))
+    assert renamed.signature.media != whole.signature.media
+    assert compare(whole, renamed).copy == ()
     other = hashed([True] * 8, ["f" * 64, *(whole.files or [])[1:]])
     with pytest.raises(NotComparable, match=r"\(1 of 8 files differ\)"):
         compare(whole, other)
     found = compare(whole, other, across_copies=True)
     assert found.num_other_files == 1
-    assert found.verdict.endswith("The files they scored are different copies: 1 of 8 files differ.")
+    assert found.verdict.endswith("The files they scored are different copies: 1 of them differ.")
 
 
 @pytest.mark.parametrize("media", ["", "foreign-unverified"])
@@ -398,3 +409,11 @@ def test_what_could_be_seen_is_said_for_all_comparisons_together() -> None:
     assert [one.num_comparisons for one in found] == [1]
     assert found[0].smallest == alone.smallest
     assert len(refused) == 2
+
+
+def test_a_fusion_looked_at_the_files_of_its_parts() -> None:
+    part = make([True, True, False], signature=replace(BASE, media="256p-1"))
+    fused = make([True, True, True], signature=replace(BASE, media="256p-1+flow-2"))
+    assert compare(part, fused).copy == ()
+    with pytest.raises(NotComparable, match="different copies"):
+        compare(make([True, True, False], signature=replace(BASE, media="256p-3")), fused)

@@ -124,10 +124,21 @@ def test_more_views_help_and_chance_is_told_apart() -> None:
     assert (first.macs, last.macs) == (2e9, 60e9)
     assert found.enough.num_views > 1
     later = [point for point in found.points if point.num_views >= found.enough.num_views]
-    assert all(point.change_low <= 0 <= point.change_high for point in later)
+    assert all(point.p >= 0.05 for point in later)
+    assert found.enough.change_low <= 0 <= found.enough.change_high
     text = curve.describe(found)
     assert "5 of 10 clips are not the protocol that is named after 5 clips, whose clips start elsewhere" in text
     assert str(make(num_clips=3000).signature) in text
+
+
+def test_one_point_beyond_its_interval_is_chance_among_many() -> None:
+    found = curve.of(make(num_clips=300))
+    last, before = found.points[-1], found.points[-2]
+    points = [*found.points[:-2], replace(before, change=0.01, change_low=0.001, change_high=0.02, p=0.3), last]
+    assert replace(found, points=tuple(points)).enough.num_views < before.num_views
+    points[-2] = replace(points[-2], p=0.01)
+    assert replace(found, points=tuple(points)).enough == last
+    assert replace(found, points=tuple(points)).finding.startswith("All 30 views are needed")
 
 
 def test_missing_clips_count_as_they_did_in_the_run() -> None:

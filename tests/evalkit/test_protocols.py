@@ -41,13 +41,13 @@ def test_unknown_names_are_refused_with_the_choices() -> None:
 
 def test_views_free_hand() -> None:
     base = protocols.get("slowonly", "accurate")
-    found = protocols.parse_views("5x1@224", base)
+    found = protocols.as_typed(base, "5x1@224")
     assert (found.num_clips, found.num_crops, found.crop_px, found.short_side_px) == (5, 1, 224, 256)
     assert found.mode == found.views == "5x1@224"
     assert found.sampling == base.sampling
-    assert protocols.parse_views("10x3@224", base).short_side_px == 224
-    assert protocols.parse_views("1x1@320", base).short_side_px == 320
-    assert protocols.parse_views("1x10@224", base).short_side_px == 256
+    assert protocols.as_typed(base, "10x3@224").short_side_px == 224
+    assert protocols.as_typed(base, "1x1@320").short_side_px == 320
+    assert protocols.as_typed(base, "1x10@224").short_side_px == 256
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,23 @@ def test_views_free_hand() -> None:
 )
 def test_views_that_the_rule_does_not_know_are_refused(name: str, text: str, why: str) -> None:
     with pytest.raises(UsageError, match=f"--views {text}: not under protocol {name}: .*{why}"):
-        protocols.parse_views(text, protocols.get(name, "accurate"))
+        protocols.as_typed(protocols.get(name, "accurate"), text)
+
+
+def test_views_and_rule_free_hand_together() -> None:
+    base = protocols.get("slowonly", "accurate")
+    found = protocols.as_typed(base, "5x1@224", "torchvision")  # which has no three crops
+    assert (found.sampling, found.views, found.options) == ("torchvision", "5x1@224", {})
+    twice = protocols.get("tsm", "accurate")
+    assert protocols.as_typed(twice, sampling="mmaction2-1.x").options == {"twice_sample": True}
+    assert protocols.as_typed(twice) is twice
+    with pytest.raises(UsageError, match=r"--sampling torchvision: not under protocol slowonly: .*1 crop, not 3"):
+        protocols.as_typed(base, sampling="torchvision")
 
 
 def test_views_free_hand_say_how_many_segments() -> None:
     base = protocols.for_network(Network("tsm", num_segments=8), "accurate")
-    found = protocols.parse_views(" 16x3@224 ", base)
+    found = protocols.as_typed(base, " 16x3@224 ")
     assert (found.num_clips, found.segments, found.short_side_px, found.mode) == (16, False, 224, "16x3@224")
     assert found.options == {"twice_sample": True}
 
@@ -75,14 +86,14 @@ def test_views_free_hand_say_how_many_segments() -> None:
 @pytest.mark.parametrize("text", ["", "5", "5x1", "0x1@224", "5x2@224", "5x1@", "5x1@224px", "-1x1@224", "5 x 1 @ 224"])
 def test_views_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--views 5x1@224"):
-        protocols.parse_views(text, protocols.get("slowonly", "accurate"))
+        protocols.as_typed(protocols.get("slowonly", "accurate"), text)
 
 
 def test_fixed_sides() -> None:
     base = protocols.get("slowonly", "efficient")
     fixed = replace(base, short_side_px=None, resize_px=(171, 128), crop_px=112)
     assert fixed.scale == (171, 128, "stretch")
-    assert protocols.parse_views("5x1@112", fixed).scale == (171, 128, "stretch")
+    assert protocols.as_typed(fixed, "5x1@112").scale == (171, 128, "stretch")
 
 
 @pytest.mark.parametrize(

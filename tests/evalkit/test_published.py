@@ -75,6 +75,8 @@ def test_a_fusion_stands_beside_the_published_fusion() -> None:
     assert "other weights (a9c34b54+00000000 here)" in row.reasons
     (row,) = published.beside(fuse.fuse(parts, (2, 1)))
     assert "fused 2:1 here" in row.reasons
+    (row,) = published.beside(fuse.fuse(parts, (1, -1)))  # weights that add up to 0
+    assert "fused 1:-1 here" in row.reasons
     (row,) = published.beside(fuse.fuse([run(RGB, "slowonly"), run(FLOW, "slowonly-tiny-flow")], (1, 1)))
     assert "views 10x3@256+10x1@256 there, 10x3@256+10x1@72 here" in row.reasons
     assert published.beside(fuse.fuse([parts[0], parts[0]], (1, 1))) == []

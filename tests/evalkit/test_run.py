@@ -151,7 +151,10 @@ def test_numbers_signature_and_what_is_missing(
     assert (document["n"], document["requested"], document["missing"]) == (10, 11, "wrong")
     assert document["top1"] == pytest.approx((found.scores.argmax(1) == found.labels).sum() / 11)
     assert "11 clips" in said.err
-    assert sorted(path.name for path in (tmp_path / out).iterdir()) == ["metrics.json", "scores.npz"]
+    assert sorted(path.name for path in (tmp_path / out).iterdir()) == ["metrics.json", "run.json", "scores.npz"]
+    assert json.loads((tmp_path / out / "run.json").read_text()).keys() == {
+        "video_per_s", "memory_mb", "device", "checkpoint",
+    }  # fmt: skip
 
 
 def test_the_checkpoint_stands_anywhere_and_json_is_one_object(
@@ -201,6 +204,16 @@ def test_views_sampling_and_limit_are_in_signature_and_folder(prepared: Path, ch
     assert found.missing == []
 
 
+def test_another_row_by_name(prepared: Path, checkpoint: Path, tmp_path: Path) -> None:
+    call(checkpoint, "--mode", "accurate", "--data", prepared, "--protocol", "pyslowfast-offset", "--views", "2x1@64",
+         "--limit", "2")  # fmt: skip
+    found = scores.load(tmp_path / "runs/tiny-toys-96p-2x1@64-pyslowfast-offset-limit2")
+    assert "|sampling:pyslowfast," in str(found.signature)
+    assert found.meta["protocol"]["options"] == {"target_fps": 30, "use_offset": True}
+    with pytest.raises(UsageError, match="did you mean 'pyslowfast'"):
+        call(checkpoint, "--mode", "accurate", "--data", prepared, "--protocol", "pyslowfst")
+
+
 def test_a_limit_takes_what_is_there(videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
     listing = tmp_path / "val.txt"
     listing.write_text("".join(f"{name} 0\n" for name in [*(f"gone{n}.mp4" for n in range(20)), videos[3].name]))
@@ -217,7 +230,7 @@ def test_flow_networks_read_flow_and_nothing_else(prepared: Path, tmp_path: Path
     torch.manual_seed(0)
     path = tmp_path / "flow.pth"
     models.save(path, models.create("slowonly_tiny", num_classes=4, input="flow", mean=(128, 128), std=(128, 128)))
-    with pytest.raises(DataError, match=r"none of the 11 clips.*holds rgb, flow was asked for"):
+    with pytest.raises(DataError, match=r"none of the 11 clips.*holds rgb, flow was asked for.*python -m datakit flow"):
         call(path, "--mode", "efficient", "--data", prepared)
     for clip in ("a", "b"):
         (tmp_path / clip).mkdir()
@@ -247,6 +260,16 @@ def test_a_network_takes_the_variant_of_its_kind(
     shutil.rmtree("data/toys/96p")
     with pytest.raises(UsageError, match="96p-flow: flow, the network looks at frames"):
         call(checkpoint, "--mode", "efficient")
+
+
+def test_a_list_that_cannot_be_meant(videos: list[Path], checkpoint: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "val.txt"
+    listing.write_text("".join(f"{video.name} {number % 4 + 1}\n" for number, video in enumerate(videos)))
+    arguments = (checkpoint, "--mode", "efficient", "--list", listing, "--root")
+    with pytest.raises(DataError, match="labels up to 4, the checkpoint has 4 classes, 0 to 3: does it count from 1"):
+        call(*arguments, videos[0].parent)
+    with pytest.raises(UsageError, match=r"none of the 10 files of .*val.txt is there .*; type --root DIR"):
+        call(*arguments, tmp_path)
 
 
 def test_a_corrupt_clip_is_counted_by_name(
@@ -420,6 +443,9 @@ def test_a_list_with_class_names_is_joined_by_name(videos: list[Path], checkpoin
         (["--batch-views", "many"], "--batch-views auto"),
         (["--data", "nowhere"], "nowhere/manifest.parquet is not there"),
         (["--views", "3"], "--views 5x1@224"),
+        (["--sampling", "gluoncv"], "--sampling gluoncv: not under protocol slowonly-tiny: rule gluoncv divides"),
+        (["--sampling", "gluoncv", "--views", "2x1@64"], "--views 2x1@64 --sampling gluoncv: not under"),
+        (["--device", "gpu"], "type auto, cpu, cuda or cuda:1"),
         (["--sampling", "mmaction"], "mmaction2-0.x, mmaction2-1.x"),
     ],
 )
@@ -491,7 +517,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(prepared: Path, chec
         assert "partial.sqlite" in line
         finals = {"scores.npz", "metrics.json"} & set(line[3:])
         assert finals == {"metrics.json": {"scores.npz"}, "finish": {"scores.npz", "metrics.json"}}.get(line[1], set())
-    assert lines[5][3:] == ["metrics.json", "scores.npz"]
+    assert lines[5][3:] == ["metrics.json", "run.json", "scores.npz"]
     said = [line for line in ended.stderr.splitlines() if "scored before; going on" in line]
     assert [line.split(", ")[1].split()[0] for line in said] == ["4", "7", "10", "10", "10"]
     for name in ("scores.npz", "metrics.json"):
@@ -600,7 +626,7 @@ def test_two_processes_score_what_one_does(prepared: Path, checkpoint: Path) -> 
     for name in ("scores.npz", "metrics.json"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
     kept = {"partial.sqlite"}  # of the other run, put together
-    assert {path.name for path in Path("two").iterdir()} == {"metrics.json", "scores.npz"} | kept
+    assert {path.name for path in Path("two").iterdir()} == {"metrics.json", "run.json", "scores.npz"} | kept
 
 
 def test_what_several_processes_left_is_gone_on_with_by_one(

@@ -100,3 +100,10 @@ def test_halves_of_an_even_number_are_counted_once() -> None:
     assert len(seeds.halves(right[:3])) == 3
     with pytest.raises(NotComparable, match="50 clips against 49"):
         seeds.difference(right, right[:, 1:])
+
+
+def test_an_interval_holds_no_share_that_cannot_be() -> None:
+    all_right, all_wrong = np.ones((1, 12)), np.zeros((1, 12))
+    assert (seeds.mean(all_right).high, seeds.mean(all_wrong).low) == (1.0, 0.0)
+    assert seeds.mean(all_right).low < 1.0
+    assert seeds.difference(all_wrong, all_right).high == 1.0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import manifests
 from datakit.errors import UsageError
 from datakit.fingerprint import CopyMatch, PublishedCopy
 from evalkit import __main__ as main
@@ -69,10 +70,15 @@ def test_ours_has_every_column_that_is_known() -> None:
 def test_the_published_row_of_the_very_file_is_comparable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "nearest", lambda _: exactly())
     row = published(rows(make()))
-    assert (row.comparable, row.why) == ("yes", "same weights, clips, resolution and protocol")
+    assert row.comparable == "yes"
+    assert row.why == (
+        "same weights, clips, resolution and protocol; whether their files were the same as ours cannot be checked"
+    )
     assert (row.top1, row.top5, row.resolution) == ("73.02", "90.77", "short-side 320")
     assert (row.video_per_s, row.memory_mb) == ("4", "3168")
     assert row.input == "4x16 rgb"
+    assert (row.gpus, row.pretraining) == ("16 x 8 clips", "None")
+    assert row.json.endswith("/slowonly_r50_4x16x1_256e_kinetics400_rgb/slowonly_r50_4x16_73.02_90.77.log.json")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +125,44 @@ def test_published_rows_are_those_of_the_network_and_the_data_set() -> None:
 
 def test_every_published_file_makes_a_row() -> None:
     for row in theirs.rows():
-        made = table._theirs(row, [table.Run(path=Path("x"), scores=make())])
+        made = table._theirs(row, [table.Run(path=Path("x"), scores=make())], lambda *_: 3e12)
         assert made.comparable == "no" or row["sha8"] == "a69556c6"
         assert made.protocol, row["file"]
     without = next(row for row in theirs.rows() if "without_omni" in row["file"])
     assert table._omnisource(without["file"]) == "no"
+    assert made.gmacs == "3000"
+    assert manifests.read("zoos")["files"].keys() <= {row["file"] for row in theirs.rows()}
+
+
+def test_what_run_and_training_left_behind_is_listed(tmp_path: Path) -> None:
+    run, trained = tmp_path / "run", tmp_path / "trained"
+    make(meta={}).save(run / scores.FILE_NAME)
+    trained.mkdir()
+    (trained / "log.jsonl").touch()
+    (trained / "training.json").write_text('{"gpus": 4, "batch": 16, "weights": "a69556c6", "others": []}')
+    told = {"video_per_s": 12.34, "memory_mb": 900, "device": "1 x cpu", "checkpoint": str(trained / "ckpt.pth")}
+    (run / "run.json").write_text(json.dumps(told))
+    (found,) = (row for row in table.rows(table.load([run])) if row.by == "us")
+    assert (found.gpus, found.pretraining, found.omnisource) == ("4 x 16 clips", "Kinetics-400 (a69556c6)", "no")
+    assert (found.video_per_s, found.memory_mb) == ("12.3 (with decoding, 1 x cpu)", "900 (testing)")
+    assert (found.checkpoint, found.log) == (str(trained / "ckpt.pth"), str(trained / "log.jsonl"))
+    (run / "run.json").write_text("no JSON")
+    assert table.rows(table.load([run / scores.FILE_NAME]))[0].video_per_s == ""
+
+
+def test_files_that_nobody_hashed_are_not_called_the_same_copy() -> None:
+    unknown = make(signature=replace(make().signature, media="foreign-unverified"))
+    assert rows(unknown, unknown)[1].comparable == "no"
+    assert "whether they are the same copy is not known" in rows(unknown, unknown)[1].why
+
+
+def test_latex_compiles_whatever_the_names_are() -> None:
+    odd = '[a] *b* "c" `d` --e~^ <f> 漢\x07'
+    text = table.latex(rows(make(meta={}, signature=replace(make().signature, model=odd))))
+    line = text.splitlines()[4]
+    assert line.startswith("{[}a{]} {*}b{*} ''c'' \\textasciigrave{}d\\textasciigrave{} -{}-e\\textasciitilde{}")
+    assert "? \\textbar" in line or "\\textgreater{} ??" in line
+    assert line.isascii() or "±" not in line
 
 
 def test_our_own_runs_are_comparable_or_not() -> None:
@@ -147,15 +186,16 @@ def test_the_three_forms_hold_the_same_cells() -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make(meta={}).save(tmp_path / "run" / scores.FILE_NAME)
+    own = make(meta={}, signature=replace(make().signature, set="own-val"))  # nothing published of it
+    own.save(tmp_path / "run" / scores.FILE_NAME)
     for suffix in (".md", ".csv", ".tex"):
         assert main.main(["table", str(tmp_path / "run"), "--out", str(tmp_path / f"t{suffix}")]) == 0
-        assert "set:k400-val" in (tmp_path / f"t{suffix}").read_text()
+        assert "set:own-val" in (tmp_path / f"t{suffix}").read_text()
     capsys.readouterr()
     assert main.main(["table", str(tmp_path / "run"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "evalkit-table/1"
-    assert document["rows"][0]["signature"] == str(make().signature)
+    assert document["rows"][0]["signature"] == str(own.signature)
     assert main.main(["table", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.startswith("| configuration |")
     with pytest.raises(UsageError, match=r"ends with \.md, \.csv, \.tex"):

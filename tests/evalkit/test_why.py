@@ -234,3 +234,37 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "factor" in text
     assert describe(why(make(), make(seed=1))).count("\nsignature   ") == 2
+
+
+def test_how_much_the_order_matters_is_said() -> None:
+    """Views and crop together: whichever is taken first, the two add up, and both ways are told."""
+    full, one = make(seed=1), make(rows=[4], crops=[2], keep=False, seed=1)
+    found = why(one, full)
+    parts = {part.factor: part for part in found.parts}
+    for part in (parts["views"], parts["crop"]):
+        assert part.least is not None
+        assert part.most is not None
+        assert part.least < part.most
+        assert part.least - 1e-9 <= (part.points or 0) <= part.most + 1e-9
+    other_way = (
+        (parts["views"].least or 0) + (parts["crop"].most or 0),
+        (parts["views"].most or 0) + (parts["crop"].least or 0),
+    )
+    assert other_way == pytest.approx([(parts["views"].points or 0) + (parts["crop"].points or 0)] * 2)
+    assert "taken in other orders" in describe(found)
+    assert {part.least for part in why(make(rows=[4], keep=False), full).parts} == {None}
+
+
+def test_copies_are_told_by_the_files() -> None:
+    files = [f"{number:064x}" for number in range(300)]
+    a = make(keep=False, files=files, signature=replace(BASE, media="256p"))
+    wrong = a.scores.copy()
+    wrong[:3] = 1 - np.eye(6)[a.labels[:3]]
+    b = replace(a, scores=wrong, files=["f" * 64] * 3 + files[3:])
+    copy = next(part for part in why(a, b).parts if part.factor == "copy")
+    assert copy.note.startswith("the only difference left; 3 of 300 files differ, and make ")
+    assert next(part for part in why(a, a).parts if part.factor == "copy").how == "same"
+    part_of_it = b.select(range(3, 300))
+    assert next(part for part in why(a, part_of_it).parts if part.factor == "copy").how == "same"
+    unknown = make(keep=False, signature=replace(BASE, media="foreign-unverified"))
+    assert "nobody hashed" in next(part for part in why(unknown, unknown).parts if part.factor == "copy").note

@@ -67,6 +67,12 @@ def test_colours_turn_about_grey_and_alike_in_all_frames() -> None:
     assert not torch.allclose(x.float(), turned.float(), atol=8.0)
 
 
+def test_frames_are_resized_alike_however_many_there_are() -> None:
+    x = torch.randint(0, 256, (11, 48, 64, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # as decoded
+    whole = torch.nn.functional.interpolate(x.float(), (30, 40), mode="bilinear", align_corners=False)
+    assert torch.equal(augment.resized(x, 30, 40), whole.round().to(torch.uint8))
+
+
 def test_mirrored_flow_is_what_the_reader_says() -> None:
     frames = rng().integers(0, 256, (3, 5, 7, 2), dtype=np.uint8)
     ours = augment.mirrored(torch.from_numpy(frames).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()

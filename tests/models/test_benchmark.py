@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -101,22 +102,38 @@ def test_what_is_finished_is_skipped_and_a_failure_says_how_to_go_on(tmp_path: P
         assert not dataclasses.replace(steps[0], key="other").finished()
 
 
-def test_told_to_end_it_ends_what_it_began(tmp_path: Path) -> None:
-    (tmp_path / "tool.py").write_text("import pathlib, time\npathlib.Path('began').touch()\ntime.sleep(60)\n")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_told_to_end_it_ends_what_it_began(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "tool.py").write_text(
+        "import os, pathlib, time\npathlib.Path('made').write_text(str(os.getpid()))\n"
+        "os.replace('made', 'began')\ntime.sleep(60)\n"
+    )
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1]); from models import benchmark as b\n"
         "b.run_all([[b.Step(name='slow', folder=pathlib.Path('slow'), arguments=('tool',), key='1')]], jobs=1)"
     )
+    (tmp_path / "slow").mkdir()
     checkout = str(Path(benchmark.__file__).parents[1])
     with subprocess.Popen([sys.executable, "-c", code, checkout], cwd=tmp_path) as process:
         while not (tmp_path / "began").exists():
             assert process.poll() is None
             time.sleep(0.05)
+        child = int((tmp_path / "began").read_text())
         began = time.monotonic()
-        process.terminate()
-        assert process.wait(timeout=30) == 143
-    assert time.monotonic() - began < 30
+        process.send_signal(how)
+        assert process.wait(timeout=30) == (143 if how == signal.SIGTERM else -9)
+    while is_there(child):
+        assert time.monotonic() - began < 30
+        time.sleep(0.05)
     assert not (tmp_path / "slow" / benchmark.FINISHED).exists()
+
+
+def is_there(pid: int) -> bool:
+    """Running; not what only waits for its parent to ask how it ended."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_the_table_finds_the_harm_and_no_more(plan: benchmark.Plan, tmp_path: Path) -> None:

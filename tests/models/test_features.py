@@ -57,7 +57,7 @@ def test_the_classifier_makes_the_scores_of_the_pooled_features(
     from datakit import manifest
 
     clips = manifest.from_list(Path(listed[1]), Path(listed[3])).clips
-    protocol = protocols.parse_views("8x3@64", protocols.for_network(net.spec, "accurate"))
+    protocol = protocols.as_typed(protocols.for_network(net.spec, "accurate"), "8x3@64")
     outcomes = list(infer.score(clips, net, protocol, workers=0, deterministic=True, keep_views=True))
     by_id = {outcome.id: outcome for outcome in outcomes}
     with torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import models
+from models import zoo
 
 GATE = 2e-5  # max|difference| / max|logit|; the originals differ from their own float64 by up to 1e-6
 GATE_OTHERS = 1e-4  # these differ between two of their own backends by up to 1.3e-5
@@ -80,6 +83,33 @@ def test_views_equal_the_originals(
         ours = net(x_VCTHW)
     with np.load(golden_models / "views.npz") as arrays:
         assert difference(ours, arrays[f"{view_set}/logits"]) < GATE
+
+
+# Networks of bn_eps.json that bear another name here, and what their keys would tell.
+OTHER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "slowonly_r50_nl_eg_4x16": ("slowonly_r50_nl_4x16", {}),
+    "slowonly_r50_nl_eg_8x8": ("slowonly_r50_nl_8x8", {}),
+    "slowfast_r50_8x8_steplr_lateralnorm": ("slowfast_r50_8x8", {"lateral_norm": True}),
+    "slowfast_r101-r50_4x16": ("slowfast_r101_r50_4x16", {}),
+    "tsm_r50_nl_eg_1x1x8": ("tsm_r50_nl_embedded_gaussian_1x1x8", {}),
+    "tsm_r101_1x1x8_sthv2": ("tsm_r101_1x1x8", {}),
+    "i3d_r50_nl_eg_32x2": ("i3d_r50_nl_embedded_gaussian_32x2", {}),
+    "i3d_r50_nl_dot_32x2": ("i3d_r50_nl_dot_product_32x2", {}),
+    "i3d_r50_nl_gauss_32x2": ("i3d_r50_nl_gaussian_32x2", {}),
+    "tpn_tsm_r50_1x1x8_sthv1": ("tpn_tsm_r50_1x1x8", {}),
+}
+
+
+def test_batch_norms_have_the_eps_of_the_originals(golden_models: Path) -> None:
+    """How many, and with which eps: 1e-5, but for CSN, and for R(2+1)D outside the middle of its pairs."""
+    for name, facts in json.loads((golden_models / "bn_eps.json").read_text()).items():
+        ours, told = OTHER_NAMES.get(name, (name, {}))
+        if not models.list(ours):  # X3D and the like are not built here
+            continue
+        body = zoo.hollow(zoo.spec(ours, num_classes=400, **told))
+        found = Counter(module.eps for module in body.modules() if isinstance(module, nn.BatchNorm3d))
+        others = Counter(facts["exceptions"].values())
+        assert found == others + Counter({facts["eps"]: facts["count"] - others.total()}), name
 
 
 @pytest.mark.parametrize("arch", ["r3d_18", "r2plus1d_18", pytest.param("s3d", marks=pytest.mark.slow)])

@@ -41,6 +41,8 @@ def test_mixed_labels_train(
     assert json.loads(capsys.readouterr().out)["finished"]
     (line, *_) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert 0 < json.loads(line)["loss"] < 3
+    made = json.loads((tmp_path / "run" / "training.json").read_text())  # what evalkit.table lists of it
+    assert (made["gpus"], made["batch"], made["weights"], made["others"]) == (0, 4, "", [])
 
 
 def test_two_sets_train_one_network(

@@ -12,7 +12,7 @@ from torch import nn
 
 import models
 from datakit.errors import CheckpointError
-from models import zoo
+from models import convert, zoo
 from models.checkpoints import config, mmaction2
 from models.nets.csn import Csn
 from models.nets.mobilenet_v2 import InvertedResidual, MobileNetV2
@@ -202,8 +202,11 @@ def test_a_config_tells_c2d_from_tsn() -> None:
 def test_a_config_tells_stacks_of_flow() -> None:
     sampler = "type='SampleFrames', clip_len=5, frame_interval=1, num_clips=3"
     text = f"train_pipeline = [dict({sampler})]\ntest_pipeline = [dict({sampler}), dict(input_format='NCHW_Flow')]"
-    facts = config.facts(text)
-    assert (facts["clip_len"], facts["num_segments"]) == (5, 3)
+    pipeline = f"[dict({sampler}), dict(input_format='NCHW')]"
+    newer = f"model = dict(type='Recognizer2D')\ntrain_pipeline = {pipeline}\ntest_pipeline = {pipeline}"
+    for each in (text, newer):
+        facts = config.facts(each)
+        assert (facts["clip_len"], facts["num_segments"]) == (5, 3)
 
 
 @pytest.mark.parametrize("setting", ["style='caffe'", "dilations=(1, 1, 1, 2)", "conv1_stride_s=1"])
@@ -220,3 +223,28 @@ def test_export(name: str, caplog: pytest.LogCaptureFixture) -> None:
     exported = torch.export.export(net, (x,), strict=False).module()
     with torch.no_grad():
         assert torch.equal(exported(x), net(x))
+
+
+def narrow_nonlocal(depth: int) -> dict[str, torch.Tensor]:
+    """mmaction2's keys and shapes of a SlowOnly with non-local blocks, of a depth that no name here has them at."""
+    blocks = [0, [1, 0], 0, 0]
+    spec = zoo.spec("slowonly_r50_nl_8x8", num_classes=5, depth=depth, non_local=blocks)
+    body = zoo.hollow(spec)
+    return {
+        key: torch.zeros(value.shape)
+        for key, value in convert.theirs(body.state_dict(), body, spec, "mmaction2").items()
+    }
+
+
+def test_a_depth_that_no_name_has_is_told_by_the_keys(tmp_path: Path) -> None:
+    state = narrow_nonlocal(18)
+    torch.save(state, tmp_path / "slowonly_r18_nl_8x8.pth")
+    for typed in (None, "slowonly_r18_nl_8x8"):
+        net = models.load(tmp_path / "slowonly_r18_nl_8x8.pth", name=typed)
+        assert (net.spec.name, net.spec.network["depth"]) == ("slowonly_r18_nl_8x8", 18)
+        assert net.spec.network["non_local"] == [[0, 0], [1, 0], [0, 0], [0, 0]]
+    torch.save(state, tmp_path / "latest.pth")
+    with pytest.raises(CheckpointError, match=r"fit slowonly_r18_nl_4x16, .*name='slowonly_r18_nl_4x16'"):
+        models.load(tmp_path / "latest.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit slowonly_r50_nl_8x8: \d+ missing"):
+        models.load(tmp_path / "latest.pth", name="slowonly_r50_nl_8x8")

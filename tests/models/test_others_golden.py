@@ -15,6 +15,9 @@ import torch
 
 import models
 from datakit.errors import CheckpointError
+from models.checkpoints import caffe2, identify
+from models.checkpoints.files import File
+from models.nets.resnet3d import head_window
 
 GATE = 1e-4  # max|difference| / max|logit|; the originals differ between two of their own backends by up to 1.3e-5
 # golden network -> the file name that people have it under
@@ -99,6 +102,7 @@ SUFFIXES = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "ri
         ("psf_slowfast_4x16_r50", "SLOWFAST_4x16_R50.pkl", 2),
         ("psf_i3d_nln_8x8_r50", "I3D_NLN_8x8_R50.pkl", 4),
         ("psf_slow_4x16_r50", "SLOWONLY_4x16_R50.pkl", 5),
+        pytest.param("psf_slow_4x16_r50", "SLOWONLY_4x16_R50.pkl", 0, marks=pytest.mark.slow),
     ],
 )
 def test_caffe2_files(name: str, file_name: str, protocol: int, golden: Path, tmp_path: Path, other_rule: Any) -> None:
@@ -179,6 +183,49 @@ def test_above_the_training_crop_pyslowfast_means_softmaxes(golden: Path, tmp_pa
         assert maps[0].shape[1] == 4
         expected = net.body.head(maps[0]).softmax(dim=-1).mean(dim=1)
     assert torch.allclose(probabilities, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("short_cycle", [True, False])
+def test_multigrid_training_leaves_a_head_that_pools_whole_maps(
+    short_cycle: bool, golden: Path, tmp_path: Path
+) -> None:
+    config = f"{CONFIG}MULTIGRID:\n  SHORT_CYCLE: {str(short_cycle).lower()}\n"
+    state = empty(golden, "psf_slowfast_4x16_r50")
+    torch.save({"model_state": state, "cfg": config}, tmp_path / "checkpoint_epoch_00196.pyth")
+    net = models.load(tmp_path / "checkpoint_epoch_00196.pyth")
+    assert net.spec.network["head_pool"] == ("global" if short_cycle else "softmax")
+
+
+def test_published_multigrid_files_pool_whole_maps_too(golden: Path) -> None:
+    state = {
+        blob(key): value
+        for key, value in empty(golden, "psf_slowfast_4x16_r50").items()
+        if not key.endswith("batches_tracked")
+    }
+    file = File(state=state, top={}, how="blobs", config_text=None)
+    pools = {}
+    for name in ("SLOWFAST_8x8_R50_stepwise_multigrid.pkl", "SLOWFAST_8x8_R50_stepwise.pkl"):
+        spec = identify.foreign_spec(
+            Path(name), caffe2.adapt(state), file, name=None, adapter=caffe2, digests=("00000000", "11111111")
+        )
+        pools[spec.name, spec.published["top1"] if spec.published else None] = spec.network["head_pool"]
+    assert pools == {("slowfast_r50_8x8", 76.6): "global", ("slowfast_r50_8x8", 76.8): "softmax"}
+
+
+def test_pytorchvideos_networks_that_pyslowfast_trained(golden: Path, tmp_path: Path) -> None:
+    """It wraps them, and means softmaxes over positions as of its own networks."""
+    for prefix, head_pool in (("model.", "softmax"), ("", "logits")):
+        state = {f"{prefix}{key}": value for key, value in empty(golden, "ptv_slowfast_r50").items()}
+        torch.save({"model_state": state, "cfg": CONFIG}, tmp_path / "checkpoint_epoch_00196.pyth")
+        net = models.load(tmp_path / "checkpoint_epoch_00196.pyth")
+        assert (net.spec.origin, net.spec.network["head_pool"]) == ("pytorchvideo", head_pool)
+
+
+def test_windows_are_those_that_pyslowfast_counts() -> None:
+    x = torch.zeros(1, 3, 1, 112, 128)
+    assert head_window(x, 112) == (3, 3)  # of a map of 4 x 4: TRAIN_CROP_SIZE // 32
+    assert head_window(x, 224) == (4, 4)  # all of a smaller one
+    assert head_window(torch.zeros(1, 3, 1, 256, 340), 224) == (7, 7)
 
 
 def empty(golden: Path, name: str) -> dict[str, torch.Tensor]:

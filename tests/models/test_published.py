@@ -30,7 +30,7 @@ def file_name(row: dict[str, Any]) -> str:
 
 
 def test_rows_are_whole() -> None:
-    keys = {"file", "network", "backbone", "protocol", "dataset", "copy", "classes", "config",
+    keys = {"file", "network", "backbone", "protocol", "dataset", "copy", "classes", "config", "head_pool",
             "top1", "top5", "mean_class", "map"}  # fmt: skip
     for program in manifests.read("published")["program"]:
         manifests.check_keys(program, {"origin", "source", "files"}, "published.toml")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import collections
+import datetime
+import decimal
+import fractions
 import io
 import os
 import pathlib
@@ -25,6 +28,7 @@ import torch
 
 import models
 from datakit.errors import CheckpointError
+from models.checkpoints import files
 
 
 @pytest.fixture
@@ -73,7 +77,13 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 # How it is written, and under which ending.
 FORMS: dict[str, tuple[str, Callable[[Any, Path], None]]] = {
     "zip": ("x.pth", lambda value, path: torch.save(value, path)),
+    "zip, pickle 4": ("x.pth", lambda value, path: torch.save(value, path, pickle_protocol=4)),
+    "legacy, pickle 5": (
+        "x.pth",
+        lambda value, path: torch.save(value, path, pickle_protocol=5, _use_new_zipfile_serialization=False),
+    ),
     "legacy": ("x.pyth", lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False)),
+    "pickle 0": ("x.pkl", lambda value, path: path.write_bytes(pickle.dumps(value, 0)) and None),
     "pickle 2": ("x.pkl", lambda value, path: path.write_bytes(pickle.dumps(value, 2)) and None),
     "pickle 5": ("x.pth", lambda value, path: path.write_bytes(pickle.dumps(value, 5)) and None),
 }
@@ -151,6 +161,21 @@ def test_members_that_lead_out_of_a_zip(trap: Path, tmp_path: Path) -> None:
         archive.writestr(f"x/data/../../{trap.name}", "out")
     with pytest.raises(CheckpointError, match=r"x\.pth: (no framework known here|not a checkpoint)"):
         models.load(path)
+
+
+def test_names_that_are_put_together_on_the_stack(trap: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x940h\x00h\x01\x93\x8c\x01x\x85R.")
+        archive.writestr("x/version", "3")
+    with pytest.raises(CheckpointError, match=r"holds the object posix\.system"):
+        models.load(path)
+
+
+def test_a_protocol_that_torch_does_not_read_is_said(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(2)}}, tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match=r"pickle_protocol=2"):
+        models.load(tmp_path / "x.pth")
 
 
 def test_a_pickle_in_a_zip_of_another_name(trap: Path, tmp_path: Path) -> None:
@@ -245,6 +270,48 @@ def test_objects_of_training_programs_are_kept_as_data(
     net = models.load(tmp_path / "x.pth")
     assert net.spec.name == "slowonly_tiny"
     assert torch.equal(net.body.head.weight, state["head.weight"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [collections.deque([1, 2], 3), collections.defaultdict(list, a=[1]), frozenset("ab"), {"ab"}, range(3), slice(1),
+     datetime.date(2020, 1, 1), datetime.timedelta(1), decimal.Decimal("1.5"), fractions.Fraction(1, 3), 1j, int],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("zipped", [True, False])
+def test_values_of_the_standard_library(value: Any, zipped: bool, tmp_path: Path) -> None:
+    top = {"state_dict": {"a.weight": torch.ones(2)}, "meta": {"x": [value]}}
+    torch.save(top, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(files.read(tmp_path / "x.pth").state["a.weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_history_of_mmengine_brings_its_methods_along(
+    zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every checkpoint that its runner writes has it: message_hub, log_scalars."""
+
+    def mean(self: Any) -> None:
+        raise AssertionError
+
+    mean.__module__, mean.__qualname__ = "mmengine.logging.history_buffer", "HistoryBuffer.mean"
+    with monkeypatch.context() as patch:
+        kind = foreign_class("mmengine.logging.history_buffer", "HistoryBuffer", table=False, monkeypatch=patch)
+        kind.mean = mean
+        made = kind()
+        made._log_history, made._statistics_methods = np.arange(5.0), {"mean": mean}
+        net = models.create("slowonly_tiny", num_classes=3)
+        top = {"format": "actionkit/1", "spec": net.spec.to_dict(), "state_dict": net.body.state_dict()}
+        top["message_hub"] = {"log_scalars": collections.OrderedDict({"train/loss": made})}
+        torch.save(top, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    assert models.load(tmp_path / "x.pth").spec.name == "slowonly_tiny"
+
+
+@pytest.mark.parametrize("owner", [pathlib.Path, argparse.Namespace, np.ndarray])
+def test_methods_of_other_stand_ins_are_no_way_round(owner: Any, trap: Path, tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(2)}, "x": Call(getattr, owner, "__init__")}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"holds the object builtins\.getattr"):
+        models.load(tmp_path / "x.pth")
 
 
 def test_other_objects_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
