@@ -191,6 +191,8 @@ def _p(found: Estimate) -> float:
 
 
 def _smallest(found: Estimate, level: float) -> float:
-    """(t at the level + t at the power) x the error."""
+    """(t at the level + t at the power) x the error; where nothing varied, what the interval leaves open."""
+    if found.se == 0:
+        return found.high - found.value
     t = -float(special.stdtrit(found.df, level / 2)) + float(special.stdtrit(found.df, POWER))
     return t * found.se

@@ -107,3 +107,10 @@ def test_an_interval_holds_no_share_that_cannot_be() -> None:
     assert (seeds.mean(all_right).high, seeds.mean(all_wrong).low) == (1.0, 0.0)
     assert seeds.mean(all_right).low < 1.0
     assert seeds.difference(all_wrong, all_right).high == 1.0
+
+
+def test_two_equal_rows_do_not_see_every_difference() -> None:
+    right = np.array([[1.0, 0.0] * 6])
+    (one,) = seeds.compare_all({"a": right, "b": right})
+    assert (one.difference.value, one.p) == (0.0, 1.0)
+    assert one.smallest == pytest.approx(1 - 0.05 ** (1 / 12))
