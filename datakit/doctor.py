@@ -28,7 +28,7 @@ from .errors import KitError, ToolMissing
 OLD_DAYS = {"yt-dlp": 90}  # sites change; other packages do not go bad
 SECONDS_A_PROGRAM = 120
 # Needed by encode.py, then by sources that people have.
-FILTERS = ("format", "scale", "setsar", "split")
+FILTERS = ("format", "scale", "setparams", "setsar", "split", "zscale")
 ENCODERS = ("libx264", "mjpeg")
 DECODERS = ("av1", "h264", "hevc", "mpeg4", "vp8", "vp9")
 

@@ -44,7 +44,7 @@ _QUIETLY = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info", "
 _HARMLESS = re.compile(r"mmco: unref short failure|co located POCs unavailable|non[- ]monoton|out of order")
 _IS_ERROR = re.compile(r"\[(error|fatal|panic)\] ?")
 # What ffmpeg says when zimg is given a picture that it cannot take: an odd size, a palette, RGB.
-_NOT_FOR_ZIMG = re.compile(r"zscale_\d+ @ |zscale_\d+' do not have a common format|No such filter: 'zscale'")
+_NOT_FOR_ZIMG = re.compile(r"zscale_\d+ @ |zscale_\d+' do not have a common format")
 _NEW_SIZE = re.compile(r"Reconfiguring filter graph because video parameters changed to .*?\b(\d+)x(\d+)")
 
 
@@ -67,6 +67,16 @@ def ffmpeg_program() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise ToolMissing("ffmpeg is not there; type: pip install imageio-ffmpeg") from error
+
+
+def check_tools() -> None:
+    """Raise ``ToolMissing`` when ffmpeg is not there or cannot scale as the variants ask: it would give other bytes."""
+    program = ffmpeg_program()
+    if "zscale" not in subprocess.run([program, "-hide_banner", "-filters"], capture_output=True, text=True).stdout:
+        raise ToolMissing(
+            f"{program} was built without zimg (its filter zscale); type: pip install -U imageio-ffmpeg; "
+            "unset IMAGEIO_FFMPEG_EXE"
+        )
 
 
 @cache
@@ -125,7 +135,7 @@ def _encode(
         complaints = _plain(done.stderr)
         # Killed, or asked to stop (Ctrl-C, kill), which ends in 255 without a word at this level.
         stopped = done.returncode < 0 or done.returncode == 255
-        if stopped or "No space left on device" in done.stderr:
+        if stopped or "No space left on device" in done.stderr or "No such filter" in done.stderr:
             raise Retryable(complaints or f"ffmpeg was stopped, code {done.returncode}")
         if done.returncode != 0:
             raise Unreadable(complaints or f"ffmpeg ended with code {done.returncode}")

@@ -113,7 +113,7 @@ def prepare(request: Request) -> dict[str, dict[str, int]]:
 
     What became of a single clip is no error but its status.
     """
-    encode.ffmpeg_program()
+    encode.check_tools()
     dataset = catalog.dataset(request.name)
     if request.raw is not None and request.raw.resolve() == request.set_dir.resolve():
         raise UsageError(f"{request.raw} is where the prepared set would go; type another NAME or --data-root DIR")

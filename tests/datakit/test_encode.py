@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from datakit import catalog, encode, probe
+from datakit.__main__ import main
+from datakit.errors import ToolMissing
 
 
 def planes(path: Path) -> list[np.ndarray]:
@@ -42,6 +44,22 @@ def test_what_zimg_cannot_take_swscale_scales(tmp_path: Path, videos: Path, name
     ours, theirs = (encoded(videos / "fixtures" / name, tmp_path, library) for library in ("zimg", "swscale"))
     assert ours.checked.content_sha256 == theirs.checked.content_sha256
     assert ours.complaints == ""
+
+
+def test_an_ffmpeg_without_zimg_is_refused_before_the_first_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode.check_tools()
+    real = encode.ffmpeg_program()
+    older = tmp_path / "ffmpeg"
+    older.write_text(f"#!/bin/sh\n'{real}' \"$@\" | grep -v zscale\n")
+    older.chmod(0o755)
+    monkeypatch.setattr(encode, "ffmpeg_program", lambda: str(older))
+    (tmp_path / "raw/a").mkdir(parents=True)
+    (tmp_path / "raw/a/1.mp4").write_bytes(b"")
+    typed = ["prepare", "mine", "--raw", str(tmp_path / "raw"), "--variant", "256p", "--data-root", str(tmp_path)]
+    with pytest.raises(ToolMissing, match=r"built without zimg \(its filter zscale\); type: pip install"):
+        main(typed)
 
 
 def test_a_first_look_needs_more_than_the_first_packet_where_that_shows_nothing(videos: Path) -> None:
