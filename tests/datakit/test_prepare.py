@@ -89,6 +89,18 @@ def test_class_folders_from_raw_to_lists(
     assert "a  " in capsys.readouterr().out
 
 
+def test_pandas_opens_the_manifest_and_ids_stay_text(tmp_path: Path, make_video: Make) -> None:
+    import pandas
+
+    (tmp_path / "raw/wave").mkdir(parents=True)
+    for name in ("00123", "NA", "None"):
+        make_video(tmp_path / f"raw/wave/{name}.mp4")
+    assert prepare(tmp_path / "data", tmp_path / "raw", variants=("256p",)) == 0
+    table = pandas.read_parquet(tmp_path / "data/mine/256p/manifest.parquet")
+    assert table["id"].tolist() == ["00123", "NA", "None"]
+    assert table.query("frames >= 12")["status"].value_counts().to_dict() == {"ok": 3}
+
+
 def test_a_second_run_encodes_nothing_and_a_change_only_what_it_touches(
     tmp_path: Path, class_folders: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
