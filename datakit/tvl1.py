@@ -17,8 +17,10 @@ Shapes: B pairs, H x W pixels; ``u_B2HW`` holds x then y, in pixels; ``p_B22HW``
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -119,10 +121,12 @@ def _solved(
     unit = how.tau / how.theta
     steepness_B2HW = gradient_B2HW * unit
     inverse_BHW = steepness_B2HW.square().sum(1).clamp_min_(_FLAT * unit**2).reciprocal_()
-    work = [u_B2HW * unit, x_dual_B2HW, y_dual_B2HW, constant_BHW * unit**2, steepness_B2HW, inverse_BHW]
+    parts = (u_B2HW * unit, x_dual_B2HW, y_dual_B2HW, constant_BHW * unit**2, steepness_B2HW, inverse_BHW)
+    work = [part.contiguous() for part in parts]
     goal = (how.epsilon * unit) ** 2 * constant_BHW[0].numel()
     answers = [torch.empty_like(u_B2HW) for _ in range(3)]
-    room = [torch.zeros_like(u_B2HW) for _ in range(4)]  # slopes stay 0 in the last column and row
+    kernels = _kernels(device.type)
+    room = [] if kernels else [torch.zeros_like(u_B2HW) for _ in range(4)]  # slopes stay 0 in the last column and row
     places = torch.arange(len(u_B2HW), device=device)
     moving_B = torch.ones(len(u_B2HW), device=device)
     last_change_B = torch.zeros_like(moving_B)
@@ -130,7 +134,10 @@ def _solved(
     for number in range(most):
         if how.median and number % how.inner == 0:
             work[0] = _median_5x5(work[0])
-        change_B = _iterate(how, room, moving_B, *work)
+        if kernels:
+            change_B = kernels.iterate(how.tau, how.lambda_ * how.theta, moving_B, *work)
+        else:
+            change_B = _iterate(how, room, moving_B, *work)
         if how.stop == "estimate":
             looked_B = (last_change_B < goal) & (number % 2 == 1)
             last_change_B = torch.where(looked_B, change_B, last_change_B - goal)
@@ -150,6 +157,22 @@ def _solved(
         if not len(stay):
             break
     return answers[0] / unit, answers[1], answers[2]
+
+
+@cache
+def _kernels(device_type: str) -> ModuleType | None:
+    """The two inner loops as kernels of a GPU where there are any; else torch does the same sums, pass by pass."""
+    if device_type != "cuda":
+        return None
+    try:
+        from . import tvl1_gpu
+
+        tvl1_gpu.median_5x5(torch.zeros((1, 1, SMALLEST_SIDE_PX, SMALLEST_SIDE_PX), device=device_type))
+    except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know: it has no errors of its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        warnings.warn(f"TV-L1 goes without its kernels, several times slower on this GPU: {reason}", stacklevel=2)
+        return None
+    return tvl1_gpu
 
 
 def _iterate(
@@ -249,11 +272,13 @@ def _catmull_rom(t: Tensor) -> list[Tensor]:
 
 def _median_5x5(picture: Tensor) -> Tensor:
     """Median of the 5 x 5 pixels around each pixel, the border repeated; [..., H, W] of two leading dimensions."""
+    if kernels := _kernels(picture.device.type):
+        return kernels.median_5x5(picture)  # type: ignore[no-any-return]
     height, width = picture.shape[-2:]
     padded = F.pad(picture, (2, 2, 2, 2), mode="replicate")
-    columns = _compared([padded[..., row : row + height, :] for row in range(5)], *_sorted_five())
+    columns = _compared([padded[..., row : row + height, :] for row in range(5)], *sorted_five())
     values = [column[..., shift : shift + width] for column in columns for shift in range(5)]
-    return _compared(values, *_median_of_sorted_columns())[0]
+    return _compared(values, *median_of_sorted_columns())[0]
 
 
 Step = tuple[bool, int, int]  # a new value: the larger (else smaller) of two earlier ones, inputs counted first
@@ -277,13 +302,13 @@ def _compared(values: list[Tensor], steps: list[Step], wanted: list[int]) -> lis
 
 
 @cache
-def _sorted_five() -> tuple[list[Step], list[int]]:
+def sorted_five() -> tuple[list[Step], list[int]]:
     steps: list[Step] = []
     return steps, _sort(steps, 5, list(range(5)))
 
 
 @cache
-def _median_of_sorted_columns() -> tuple[list[Step], list[int]]:
+def median_of_sorted_columns() -> tuple[list[Step], list[int]]:
     """Median of 25 values, given as five ranks of five columns that are each sorted.
 
     With every rank sorted across the columns too, entry (i, j) has at least (i+1)(j+1) - 1 values that are not larger
