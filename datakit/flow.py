@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 METHODS = ("tvl1", "dis", "raft")
 NAMES = {"denseflow": "flow_{}_{:05}.jpg", "mmaction2": "{}_{:05}.jpg"}
 CONTAINERS = ("frames", "mp4")
-# One pair at a time stays in a processor's cache. A GPU wants many: of these TV-L1 takes 343 bytes a pixel, 1.4 GB, and
-# several workers share one.
-PIXELS_AT_ONCE: dict[str, int] = {"cpu": 1, "cuda": 4_000_000}
+# One pair at a time stays in a processor's cache. A GPU wants many, for an iteration takes it less time than it takes to
+# be started; of these TV-L1 takes at most 343 bytes a pixel, 2.7 GB, and several workers share one.
+PIXELS_AT_ONCE: dict[str, int] = {"cpu": 1, "cuda": 8_000_000}
 RAFT_SMALLEST_SIDE_PX = 128
 # BT.601 luma in 15 bits, as cv2.cvtColor rounds it: equal to the bit.
 _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15

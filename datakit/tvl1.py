@@ -126,7 +126,7 @@ def _solved(
     goal = (how.epsilon * unit) ** 2 * constant_BHW[0].numel()
     answers = [torch.empty_like(u_B2HW) for _ in range(3)]
     kernels = _kernels(device.type)
-    room = [] if kernels else [torch.zeros_like(u_B2HW) for _ in range(4)]  # slopes stay 0 in the last column and row
+    iterate, room = (kernels.iterate, kernels.room(u_B2HW)) if kernels else (_iterate, _room(u_B2HW))
     places = torch.arange(len(u_B2HW), device=device)
     moving_B = torch.ones(len(u_B2HW), device=device)
     last_change_B = torch.zeros_like(moving_B)
@@ -134,16 +134,7 @@ def _solved(
     for number in range(most):
         if how.median and number % how.inner == 0:
             work[0] = _median_5x5(work[0])
-        if kernels:
-            change_B = kernels.iterate(how.tau, how.lambda_ * how.theta, moving_B, *work)
-        else:
-            change_B = _iterate(how, room, moving_B, *work)
-        if how.stop == "estimate":
-            looked_B = (last_change_B < goal) & (number % 2 == 1)
-            last_change_B = torch.where(looked_B, change_B, last_change_B - goal)
-            moving_B = moving_B * ~(looked_B & (change_B <= goal))
-        else:
-            moving_B = moving_B * (change_B > goal)
+        moving_B = iterate(how, number, goal, room, moving_B, last_change_B, *work)
         if number == most - 1:
             moving_B = torch.zeros_like(moving_B)
         elif (number + 1) % how.inner % PATIENCE[device.type]:  # nobody who is done may see another median
@@ -175,10 +166,18 @@ def _kernels(device_type: str) -> ModuleType | None:
     return tvl1_gpu
 
 
+def _room(u_B2HW: Tensor) -> list[Tensor]:
+    """What ``_iterate`` works in, because to ask for memory takes longer than the sums."""
+    return [torch.zeros_like(u_B2HW) for _ in range(4)]  # slopes stay 0 in the last column and row
+
+
 def _iterate(
     how: Parameters,
+    number: int,
+    goal: float,
     room: list[Tensor],
     moving_B: Tensor,
+    last_change_B: Tensor,
     u_B2HW: Tensor,
     x_dual_B2HW: Tensor,
     y_dual_B2HW: Tensor,
@@ -186,9 +185,8 @@ def _iterate(
     gradient_B2HW: Tensor,
     inverse_BHW: Tensor,
 ) -> Tensor:
-    """One iteration, in place, for the pairs that are ``moving`` (1, else 0). Returns the squared change of u, [B].
-
-    ``room``: four tensors like u to work in, because to ask for memory takes longer than the sums.
+    """Iteration ``number``, in place, for the pairs that are ``moving`` (1, else 0). Returns who still is after it: not
+    the pairs whose squared change of u was at most ``goal``.
     """
     most = how.lambda_ * how.theta
     step_B2HW, shrink_B2HW, x_slope_B2HW, y_slope_B2HW = room
@@ -211,7 +209,11 @@ def _iterate(
     shrink_B2HW.sqrt_().mul_(moving_B111).add_(1)
     x_dual_B2HW.addcmul_(x_slope_B2HW, rate_B111).div_(shrink_B2HW)
     y_dual_B2HW.addcmul_(y_slope_B2HW, rate_B111).div_(shrink_B2HW)
-    return change_B
+    if how.stop == "each":
+        return moving_B * (change_B > goal)
+    looked_B = (last_change_B < goal) & (number % 2 == 1)
+    last_change_B.copy_(torch.where(looked_B, change_B, last_change_B - goal))
+    return moving_B * ~(looked_B & (change_B <= goal))
 
 
 def _resized(picture: Tensor, height: int, width: int, y_step: float, x_step: float, rule: str) -> Tensor:

@@ -34,10 +34,19 @@ def networks() -> tuple[Any, ...]:
     return steps[0], tuple(ranks), steps[1], middle
 
 
+def room(u_B2HW: Tensor) -> list[Tensor]:
+    """What ``iterate`` works in: parts of a sum, and who moves after it."""
+    pairs, _, height, width = u_B2HW.shape
+    return [u_B2HW.new_empty((pairs, triton.cdiv(height * width, BLOCK))), u_B2HW.new_empty(pairs)]
+
+
 def iterate(
-    tau: float,
-    most: float,
+    how: tvl1.Parameters,
+    number: int,
+    goal: float,
+    room: list[Tensor],
     moving_B: Tensor,
+    last_change_B: Tensor,
     u_B2HW: Tensor,
     x_dual_B2HW: Tensor,
     y_dual_B2HW: Tensor,
@@ -45,24 +54,24 @@ def iterate(
     gradient_B2HW: Tensor,
     inverse_BHW: Tensor,
 ) -> Tensor:
-    """One iteration, in place, for the pairs that are ``moving``. Returns the squared change of u, float32 [B].
+    """Iteration ``number``, in place, for the pairs that are ``moving`` (1, else 0). Returns who still is after it.
 
-    ``most``: lambda * theta, how many gradients the data term may go at once. All tensors are contiguous.
+    Nothing is asked for or computed by torch: it would take longer to start than both kernels. All is contiguous.
     """
     pairs, _, height, width = u_B2HW.shape
-    blocks = triton.cdiv(height * width, BLOCK)
-    parts_BN = torch.empty((pairs, blocks), device=u_B2HW.device)
-    change_B = torch.empty(pairs, device=u_B2HW.device)
-    grid = (blocks, pairs)
+    parts_BN, after_B = room
+    grid = (parts_BN.shape[1], pairs)
     _primal[grid](
         u_B2HW, x_dual_B2HW, y_dual_B2HW, constant_BHW, gradient_B2HW, inverse_BHW, moving_B, parts_BN,
-        height, width, most, block=BLOCK, **HOW,
+        height, width, how.lambda_ * how.theta, block=BLOCK, **HOW,
     )  # fmt: skip
     _dual[grid](
-        u_B2HW, x_dual_B2HW, y_dual_B2HW, moving_B, parts_BN, change_B,
-        height, width, tau, block=BLOCK, parts=triton.next_power_of_2(blocks), **HOW,
+        u_B2HW, x_dual_B2HW, y_dual_B2HW, moving_B, after_B, last_change_B, parts_BN, height, width, how.tau, goal,
+        looks=how.stop == "each" or number % 2 == 1, estimates=how.stop == "estimate",
+        block=BLOCK, parts=triton.next_power_of_2(parts_BN.shape[1]), **HOW,
     )  # fmt: skip
-    return change_B
+    room[1] = moving_B  # other programs may still read it, so the answer has a place of its own
+    return after_B
 
 
 def median_5x5(picture: Tensor) -> Tensor:
@@ -110,21 +119,41 @@ def _divergence(x_dual, y_dual, at, width, inside):
 
 
 @triton.jit
-def _dual(u, x_dual, y_dual, moving, parts_in, change, height, width, tau, block: tl.constexpr, parts: tl.constexpr):
-    """The dual variables follow the slopes of u. One program of a pair also adds up by how much u changed."""
+def _dual(
+    u,
+    x_dual,
+    y_dual,
+    moving,
+    after,
+    last_change,
+    parts_in,
+    height,
+    width,
+    tau,
+    goal,
+    looks: tl.constexpr,
+    estimates: tl.constexpr,
+    block: tl.constexpr,
+    parts: tl.constexpr,
+):
+    """The dual variables follow the slopes of u. One program of a pair also says whether it still moves."""
     pair = tl.program_id(1).to(tl.int64)
-    if tl.load(moving + pair) != 0:
+    moves = tl.load(moving + pair)
+    if moves != 0:
         at = tl.program_id(0) * block + tl.arange(0, block)
         size = height * width
         _follow(u, x_dual, y_dual, pair * 2 * size, at, height, width, tau)
         _follow(u, x_dual, y_dual, pair * 2 * size + size, at, height, width, tau)
-        if tl.program_id(0) == 0:
-            count = tl.num_programs(0)
-            number = tl.arange(0, parts)
-            some = tl.load(parts_in + pair * count + number, mask=number < count, other=0.0)
-            tl.store(change + pair, tl.sum(some, axis=0))
-    elif tl.program_id(0) == 0:
-        tl.store(change + pair, 0.0)
+    if tl.program_id(0) == 0:
+        count = tl.num_programs(0)
+        number = tl.arange(0, parts)
+        change = tl.sum(tl.load(parts_in + pair * count + number, mask=number < count, other=0.0), axis=0)
+        looked = looks
+        if estimates:
+            last = tl.load(last_change + pair)
+            looked = looks & (last < goal)
+            tl.store(last_change + pair, tl.where(looked, change, last - goal))
+        tl.store(after + pair, tl.where(looked & (change <= goal), 0.0, moves))
 
 
 @triton.jit

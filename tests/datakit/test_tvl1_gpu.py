@@ -80,11 +80,11 @@ def test_kernels_compile(capability: int, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     constants = {
         tvl1_gpu._primal: {"block": tvl1_gpu.BLOCK},
-        tvl1_gpu._dual: {"block": tvl1_gpu.BLOCK, "parts": 128},
+        tvl1_gpu._dual: {"block": tvl1_gpu.BLOCK, "parts": 128, "looks": True, "estimates": True},
         tvl1_gpu._median: dict(zip(("sort", "ranks", "select", "middle"), tvl1_gpu.networks(), strict=True))
         | {"block": tvl1_gpu.MEDIAN_BLOCK},
     }
-    scalars = {"height": "i32", "width": "i32", "most": "fp32", "tau": "fp32"}
+    scalars = {"height": "i32", "width": "i32", "most": "fp32", "tau": "fp32", "goal": "fp32"}
     for kernel, values in constants.items():
         signature = {name: "constexpr" if name in values else scalars.get(name, "*fp32") for name in kernel.arg_names}
         places = {(kernel.arg_names.index(name),): value for name, value in values.items()}
