@@ -1,6 +1,6 @@
 """A data set in the shape of GYM99 through both streams, made of short clips of real motion.
 
-    python benchmarks/two_streams.py CLIPS [--out runs/two-streams] [--limit N] [--epochs 40] [--quick] [--json FILE]
+    python benchmarks/two_streams.py CLIPS [--out runs/two-streams] [--seeds 3] [--limit N] [--quick] [--json FILE]
 
 CLIPS is a folder with ``labels.csv`` (path, label, split). Its clips are strung together to long videos with pauses, a
 few clips to an event, and the official files are written as FineGym has them:
@@ -10,9 +10,11 @@ few clips to an event, and the official files are written as FineGym has them:
     ids       VIDEO_E_000001_000007_A_0000_0002 (whole seconds), times in a JSON as floats, labels as numbers
 
 with a TOML that differs from that of GYM99 in its facts alone. From there on every step is a command that a user types:
-prepare (which cuts the elements out of the videos), flow, train, test and fuse. The flow of the validation clips is
-stored as video, too, and the network that was trained on JPEG is tested on both: what the video costs, without the
-chance of another training. The error of what is stored is measured against the flow computed anew.
+prepare (which cuts the elements out of the videos), flow, train, test and fuse. Each seed has a network of each
+stream, tested and fused in ``OUT/seed0``, ``OUT/seed1``...; numbers are means, and intervals allow for other seeds and
+other videos. The flow of the validation clips is stored as video, too, and the networks that were trained on JPEG are
+tested on both: what the video costs, without the chance of another training. The error of what is stored is measured
+against the flow computed anew.
 
 Run again, it goes on: every command does, and what is finished is left alone. The published rows stand beside the
 numbers with the reason why they cannot be compared.
@@ -31,17 +33,18 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 import manifests
 from datakit import files, flow, manifest, reader
-from evalkit import published
+from evalkit import groups, metrics, published, scores, seeds
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LIKE = "gym99"  # whose TOML is taken
@@ -51,6 +54,7 @@ FLOW = f"{VARIANT}-flow"
 CLIPS_A_VIDEO, CLIPS_AN_EVENT = 6, 3
 PAUSE_FRAMES = (20, 31, 17)  # between elements, in turn; an event begins and ends in the middle of a pause
 NETWORKS = {"rgb": "slowonly_tiny", "flow": "slowonly_tiny_flow"}
+PAIRS = (("rgb", "fused"), ("flow", "fused"), ("flow", "flow-video"), ("fused", "fused-video"))
 ACCEPTED = (0, 5)  # 5: finished, some clips failed
 
 
@@ -177,7 +181,7 @@ def write_toml(folder: Path, classes: Sequence[str], splits: Sequence[str], titl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """``python -m`` with these arguments, unless ``result`` is there."""
+    """``python -m`` with these arguments, unless ``result`` is there; ``name`` is that of its processor time."""
 
     name: str
     arguments: tuple[str, ...]
@@ -201,23 +205,26 @@ def stages(out: Path, how: argparse.Namespace) -> Iterator[Stage]:
                 *("--data-root", str(out / "data-video"), *jobs),
             ),
         )
+    for seed in range(how.seeds):
+        yield from trained_and_tested(out, out / f"seed{seed}", seed, how)
+
+
+def trained_and_tested(out: Path, results: Path, seed: int, how: argparse.Namespace) -> Iterator[Stage]:
     for stream, network, folder in streams(out):
-        train = ("models.train", network, "--data", str(folder), "--out", str(out / "trained" / stream))
-        much = ("--recipe", "tiny", "--epochs", str(how.epochs), "--seed", str(how.seed))
-        yield Stage(name=f"train {stream}", arguments=(*train, *much), result=out / "trained" / stream / "ckpt.pth")
+        trained = results / "trained" / stream
+        train = ("models.train", network, "--data", str(folder), "--out", str(trained), "--seed", str(seed))
+        much = ("--recipe", how.recipe, *(("--epochs", str(how.epochs)) if how.epochs else ()))
+        yield Stage(name=f"train {stream}", arguments=(*train, *much), result=trained / "ckpt.pth")
     for name, stream, folder in tests(out, how):
-        test = ("evalkit.run", str(out / "trained" / stream / "ckpt.pth"), "--mode", "accurate", "--data", str(folder))
-        yield Stage(
-            name=f"test {name}", arguments=(*test, "--out", str(out / name)), result=out / name / "metrics.json"
-        )
+        checkpoint = results / "trained" / stream / "ckpt.pth"
+        test = ("evalkit.run", str(checkpoint), "--mode", "accurate", "--data", str(folder), "--out")
+        where = results / name
+        yield Stage(name=f"test {name}", arguments=(*test, str(where)), result=where / "metrics.json")
     for name, _, _ in tests(out, how)[1:]:
-        fused = out / name.replace("flow", "fused")
-        both = [str(out / one / "scores.npz") for one in ("rgb", name)]
-        yield Stage(
-            name=fused.name,
-            arguments=("evalkit", "fuse", *both, "--weights", "1:1", "--out", str(fused)),
-            result=fused / "metrics.json",
-        )
+        fused = results / name.replace("flow", "fused")
+        both = [str(results / one / "scores.npz") for one in ("rgb", name)]
+        fuse = ("evalkit", "fuse", *both, "--weights", "1:1", "--out", str(fused))
+        yield Stage(name=fused.name, arguments=fuse, result=fused / "metrics.json")
 
 
 def flow_command(how: argparse.Namespace) -> tuple[str, ...]:
@@ -341,44 +348,73 @@ def bytes_of(folder: Path) -> dict[str, Any]:
     return {"bytes": sum(sizes), "files": len(sizes)}
 
 
-def numbers(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    keys = (
-        "n",
-        "requested",
-        "top1",
-        "top1_se",
-        "mean_class",
-        "mean_class_se",
-        "unit",
-        "num_units",
-        "intervals",
-        "signature",
-    )
-    return {key: found.get(key) for key in keys}
+def right(folders: Sequence[Path]) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64] | None]:
+    """Of one kind of result, a folder a seed: bool [seeds, clips] right or not, int64 [clips] labels, their videos.
+
+    Clips in the order of their ids; one that was not scored is wrong.
+    """
+    results = [scores.load(folder) for folder in folders]
+    table, label_of = [], dict[str, int]()
+    for result in results:
+        names, labels, ranks = metrics.outcomes(result)
+        label_of |= dict(zip(names, labels.tolist(), strict=True))
+        first = {name: rank == 0 for name, rank in zip(names, ranks.tolist(), strict=True)}
+        table.append([first[name] for name in sorted(label_of)])
+    ids = sorted(label_of)
+    return np.array(table), np.array([label_of[name] for name in ids]), groups.units(ids, groups.of(results[0]))
 
 
-def paired(one: Path, other: Path, environment: dict[str, str]) -> list[str]:
-    """What ``evalkit compare`` says of two score files, in its words."""
-    command = ("evalkit", "compare", str(one / "scores.npz"), str(other / "scores.npz"), "--across-copies")
-    done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, cwd=CHECKOUT, capture_output=True, text=True, check=False
-    )
-    return (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+def by_class(table: NDArray[np.bool_], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The table so weighted that its mean is mean-class accuracy."""
+    counts = np.bincount(labels)
+    weights: NDArray[np.float64] = len(labels) / (np.count_nonzero(counts) * counts[labels])
+    return table * weights
+
+
+def numbers(folders: Sequence[Path]) -> dict[str, Any]:
+    table, labels, units = right(folders)
+    signature = json.loads((folders[0] / "metrics.json").read_text(encoding="utf-8"))["signature"]
+    return {
+        "clips": len(labels),
+        "videos": None if units is None else int(units.max()) + 1,
+        "signature": signature,
+        "top1_by_seed": table.mean(axis=1).tolist(),
+        "top1": asdict(seeds.mean(table, units)),
+        "mean_class": asdict(seeds.mean(by_class(table, labels), units)),
+    }
+
+
+def compared(names: Sequence[str], folders: dict[str, list[Path]]) -> list[dict[str, Any]]:
+    """Pairs of kinds of results: the difference in top-1, second less first."""
+    tables = {name: right(found)[0] for name, found in folders.items()}
+    units = right(folders["rgb"])[2]
+    pairs = [pair for pair in PAIRS if set(pair) <= set(names)]
+    return [asdict(one) | {"differs": one.differs} for one in seeds.compare_all(tables, pairs, units=units)]
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:
     """The numbers beside the published rows."""
-    rows = [("", "top-1", "95 %", "mean class", "95 %", "clips, videos")]
+    rows = [("", "top-1", "95 %", "mean class", "95 %", "of each seed")]
     for name, one in result["scores"].items():
-        top1, mean_class = (100 * one[key] for key in ("top1", "mean_class"))
-        spans = (one["intervals"][key] for key in ("top1", "mean_class"))
-        ranges = [f"{100 * span[0]:.1f} to {100 * span[1]:.1f}" if span else "" for span in spans]
-        where = f"{one['n']} of {one['requested']}" + (f", {one['num_units']}" if one["unit"] == "video" else "")
-        rows.append((name, f"{top1:.1f}", ranges[0], f"{mean_class:.1f}", ranges[1], where))
+        cells = []
+        for key in ("top1", "mean_class"):
+            low, value, high = (100 * one[key][end] for end in ("low", "value", "high"))
+            cells += [f"{value:.1f}", f"{low:.1f} to {high:.1f}"]
+        rows.append((name, *cells, " ".join(f"{100 * value:.1f}" for value in one["top1_by_seed"])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*table, *(f"published, {name}: {said}" for name, said in result["published"].items())]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rgb = result["scores"]["rgb"]
+    lines.append(f"{rgb['clips']} clips of {rgb['videos']} videos")
+    for one in result["compared"]:
+        value, low, high, smallest = (
+            100 * number for number in (*(one["difference"][key] for key in ("value", "low", "high")), one["smallest"])
+        )
+        verdict = "differ" if one["differs"] else "no more than chance"
+        lines.append(
+            f"{one['names'][1]} - {one['names'][0]}: {value:+.1f} ({low:.1f} to {high:.1f}), p {one['p_holm']:.2g} "
+            f"of {one['num_comparisons']}: {verdict}; {smallest:.1f} would have been seen"
+        )
+    return [*lines, *(f"published, {name}: {said}" for name, said in result["published"].items())]
 
 
 def published_rows() -> dict[str, str]:
@@ -397,8 +433,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("clips", type=Path, metavar="CLIPS")
     top.add_argument("--out", type=Path, default=Path("runs/two-streams"))
     top.add_argument("--limit", type=int, metavar="N", help="clips a class and split")
-    top.add_argument("--epochs", type=int, default=40)
-    top.add_argument("--seed", type=int, default=0)
+    top.add_argument("--seeds", type=int, default=1, metavar="N", help="networks of each stream")
+    top.add_argument("--recipe", default="benchmark-tiny")
+    top.add_argument("--epochs", type=int, help="instead of the recipe's")
     top.add_argument("--method", default="dis")
     top.add_argument("--params", default="medium")
     top.add_argument("--jobs", type=int, default=1)
@@ -420,22 +457,22 @@ def main() -> None:
             second_set(out)
         run(stage, environment, seconds)
         files.write_text(record, json.dumps(seconds, indent=1))
-    names = [name for name, _, _ in tests(out, how)]
-    folders = [out / name for name in [*names, *(name.replace("flow", "fused") for name in names[1:])]]
+    kinds = [name for name, _, _ in tests(out, how)]
+    kinds += [name.replace("flow", "fused") for name in kinds[1:]]
+    folders = {kind: [out / f"seed{seed}" / kind for seed in range(how.seeds)] for kind in kinds}
     result: dict[str, Any] = {
         "clips": str(how.clips.name),
         "flow": [how.method, how.params],
-        "epochs": how.epochs,
+        "training": [how.recipe, how.epochs],
         "cpu_seconds": seconds,
         "published": published_rows(),
-        "scores": {folder.name: numbers(folder) for folder in folders},
+        "scores": {kind: numbers(found) for kind, found in folders.items()},
+        "compared": compared(kinds, folders),
         "bytes": {name: bytes_of(folder) for name, _, folder in tests(out, how)},
         "cut_shifts": cut_shifts(out, 4 if how.quick else 40),
     }
     if not how.quick:
         result["stored"] = stored_errors(out, how, 40)
-        pairs = (("flow-video", "flow"), ("fused-video", "fused"), ("fused", "rgb"))
-        result["compared"] = {" ".join(pair): paired(out / pair[0], out / pair[1], environment) for pair in pairs}
     text = json.dumps(result, indent=1)
     files.write_text(how.json or out / "two-streams.json", text + "\n")
     print("\n" + "\n".join(lines_of(result)))

@@ -106,12 +106,12 @@ def test_flow_has_one_picture_less_than_the_clip_and_its_own_list(
 
 def test_the_fusion_is_the_sum_of_both_and_draws_videos(finished: tuple[Path, str]) -> None:
     out, _ = finished
-    rgb, flow, fused = (scores.load(out / name) for name in ("rgb", "flow", "fused"))
+    rgb, flow, fused = (scores.load(out / "seed0" / name) for name in ("rgb", "flow", "fused"))
     assert (rgb.signature.views, flow.signature.views) == ("10x3@72", "10x1@72")
     assert (rgb.signature.input, flow.signature.input) == ("rgb", "flow")
     assert rgb.ids == flow.ids == fused.ids
     np.testing.assert_allclose(fused.scores, rgb.scores.astype(float) + flow.scores, atol=1e-6)
-    numbers: dict[str, Any] = json.loads((out / "fused" / "metrics.json").read_text())
+    numbers: dict[str, Any] = json.loads((out / "seed0" / "fused" / "metrics.json").read_text())
     assert (numbers["unit"], numbers["num_units"], numbers["n"]) == ("video", 2, 8)
     accuracies = [row["top1"] for row in numbers["per_class"]]
     assert numbers["mean_class"] == pytest.approx(np.mean(accuracies))
@@ -126,7 +126,7 @@ def test_published_rows_are_printed_with_the_reason(finished: tuple[Path, str]) 
 
 def test_run_again_nothing_is_made_anew(finished: tuple[Path, str], clips: Path) -> None:
     out, _ = finished
-    kept = [*out.glob("*/scores.npz"), *out.glob("trained/*/ckpt.pth"), *out.glob("data/*/*/*/*.mp4")]
+    kept = [*out.glob("seed0/*/scores.npz"), *out.glob("seed0/*/*/ckpt.pth"), *out.glob("data/*/*/*/*.mp4")]
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert len(before) == 3 + 2 + 16
     text = run(clips, out)
