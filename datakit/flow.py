@@ -205,7 +205,7 @@ def _raft(kind: str, num_iterations: int, device: str, weights: Path) -> Estimat
         right, below = (max(RAFT_SMALLEST_SIDE_PX, -(-side // 8) * 8) - side for side in (width, height))
         size = _pairs_at_once(frames, device)
         flows = []
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for start in range(0, len(frames) - 1, size):
                 some = torch.from_numpy(frames[start : start + size + 1]).to(device)
                 x = F.pad(some.permute(0, 3, 1, 2) / 127.5 - 1, (0, right, 0, below), mode="replicate")

@@ -16,7 +16,7 @@ import os
 import typing
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -214,6 +214,14 @@ def score(
         yield from batches.run(everything=True)
 
 
+def as_said(deterministic: bool) -> AbstractContextManager[None]:
+    """cuDNN, which rounds fp32 to TF32 unless told not to: "fp32" in a signature means fp32."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=False
+    )  # without ``enabled`` it would be off, and convolutions many times slower
+    return flags
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """The sums of some convolutions depend on how many threads share them."""
@@ -374,12 +382,7 @@ class _Batches:
         with (
             torch.inference_mode(),
             torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
-            # cuDNN rounds fp32 to TF32 unless told not to; "fp32" in a signature means fp32.
-            torch.backends.cudnn.flags(
-                benchmark=not self._deterministic, deterministic=self._deterministic, allow_tf32=False
-            )
-            if on_gpu
-            else nullcontext(),
+            as_said(self._deterministic) if on_gpu else nullcontext(),
         ):
             logits: Tensor = self._forward(self._net.normalise(x_NCTHW.float())).float()
             return logits if views_hold(self._aggregation) == "logit" else logits.softmax(dim=1)

@@ -365,6 +365,15 @@ def test_colours_made_on_the_device_are_the_same(clips: list[Clip], monkeypatch:
         assert np.array_equal(one.views, other.views)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_gpu_uses_cudnn_without_tf32(deterministic: bool) -> None:
+    with infer.as_said(deterministic):
+        cudnn = torch.backends.cudnn
+        assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == (True, deterministic, not deterministic)
+        assert not cudnn.allow_tf32
+    assert torch.backends.cudnn.enabled
+
+
 @pytest.mark.needs_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_scores(clips: list[Clip]) -> None:
