@@ -76,8 +76,9 @@ augment-benchmark: $(READY) ## the same for AUGMENTS=randaugment,mixup,cutmix on
 test: $(READY) ## the tests (under 10 minutes on 2 cores)
 	@$(PY) -m pytest -n $(JOBS) -m "not slow"
 
-test-all: $(READY) ## the slow tests too
+test-all: $(READY) ## the slow tests too, and those for a GPU
 	@$(PY) -m pytest -n $(JOBS)
+	@$(PY) -m pytest -m needs_cuda
 
 check: $(READY) ## format, lint, types, tests
 	@$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy && $(MAKE) --no-print-directory test VENV=$(call quoted,$(VENV))

@@ -2,10 +2,11 @@
 
     python benchmarks/flow.py VIDEO... [--side 256] [--pairs 3] [--rounds 3] [--device cpu] [--in-a-row N] [--json OUT]
 
-Needs opencv-contrib-python-headless, in an environment of its own: it replaces opencv-python-headless. (Without it frames
-in a row alone.) Pairs of consecutive frames are spread over each video, their short side scaled to ``--side``. The
-reference is cv2.optflow.DualTVL1OpticalFlow with its defaults on one thread. Distances are end-point errors in pixels,
-where the reference is under 20 px; "moving" is where it is at least 0.25 px, "still" the rest. "equal": share of equal
+Needs opencv-contrib-python-headless, in an environment of its own: it replaces opencv-python-headless. Without it there
+is only what comes of frames in a row. Pairs of consecutive frames are spread over each video, their short side scaled
+to ``--side``. The reference is cv2.optflow.DualTVL1OpticalFlow with its defaults on one thread. Distances are end-point
+errors in pixels, where the reference is under 20 px; "moving" is where it is at least 0.25 px, "still" the rest.
+"equal": share of equal
 bytes after quantisation with a bound of 20 px. "itself": OpenCV against OpenCV with its first picture changed by noise
 of 0.00025 grey levels, as the order of additions may change it: nobody can be expected to come nearer than that.
 Speeds are pairs a second of CPU time of this process (of wall time on a GPU), all methods in turns, median and range

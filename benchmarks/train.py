@@ -188,6 +188,8 @@ def rate(counts: Iterator[int], device: torch.device, *, num_steps: int = 10**9,
     total = 0
     for count in counts:
         total += count
+        if device.type == "cuda" and len(marks) == warm - 1:
+            torch.cuda.synchronize(device)  # what is queued of the steps before is theirs
         marks.append((total, time.perf_counter(), time.process_time()))
         if len(marks) == num_steps:
             break

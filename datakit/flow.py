@@ -24,7 +24,7 @@ import manifests
 
 from . import catalog
 from .encode import sha256_file
-from .errors import BadManifest, CheckpointError, ToolMissing, UsageError
+from .errors import BadManifest, CheckpointError, Retryable, ToolMissing, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 METHODS = ("tvl1", "dis", "raft")
 NAMES = {"denseflow": "flow_{}_{:05}.jpg", "mmaction2": "{}_{:05}.jpg"}
 CONTAINERS = ("frames", "mp4")
-# One pair at a time stays in a processor's cache. A GPU wants many, for an iteration takes it less time than it takes to
-# be started; of these TV-L1 takes at most 343 bytes a pixel, 2.7 GB, and several workers share one.
-PIXELS_AT_ONCE: dict[str, int] = {"cpu": 1, "cuda": 8_000_000}
+# One pair at a time stays in a processor's cache. A GPU wants many, for an iteration is done sooner than started; TV-L1
+# takes at most 343 bytes a pixel, 2.7 GB, and several workers share a GPU.
+PIXELS_AT_ONCE = {"cpu": 1, "cuda": 8_000_000}
+# RAFT compares each eighth pixel of a row and column with all others: 11 bytes each while they are made, 1.1 GB.
+RAFT_COMPARISONS_AT_ONCE = 100_000_000
 RAFT_SMALLEST_SIDE_PX = 128
 # BT.601 luma in 15 bits, as cv2.cvtColor rounds it: equal to the bit.
 _LUMA, _LUMA_BITS = (9798, 19235, 3735), 15
@@ -160,17 +162,11 @@ def _tvl1(settings: dict[str, Any], device: str) -> Estimate:
     except TypeError as error:
         raise BadManifest(f"flow.toml: {error}") from None
 
-    def estimate(frames: Frames) -> Flow:
+    def some(frames: Frames) -> torch.Tensor:
         pictures = torch.from_numpy(grey(frames)).to(device)
-        size = _pairs_at_once(frames, device)
-        with torch.inference_mode():
-            parts = [
-                tvl1.flow(one, other, how)
-                for one, other in zip(torch.split(pictures[:-1], size), torch.split(pictures[1:], size), strict=True)
-            ]
-            return _channels_last(torch.cat(parts))
+        return tvl1.flow(pictures[:-1], pictures[1:], how)
 
-    return estimate
+    return lambda frames: _in_parts(frames, _pairs_at_once(frames, device), some)
 
 
 def _dis(preset: int) -> Estimate:
@@ -200,18 +196,19 @@ def _raft(kind: str, num_iterations: int, device: str, weights: Path) -> Estimat
         raise CheckpointError(f"{weights} holds no weights of torchvision's raft_{kind}: {first}") from None
     network.to(device)
 
-    def estimate(frames: Frames) -> Flow:
+    def some(frames: Frames) -> torch.Tensor:
         height, width = frames.shape[1:3]
         right, below = (max(RAFT_SMALLEST_SIDE_PX, -(-side // 8) * 8) - side for side in (width, height))
-        size = _pairs_at_once(frames, device)
-        flows = []
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            for start in range(0, len(frames) - 1, size):
-                some = torch.from_numpy(frames[start : start + size + 1]).to(device)
-                x = F.pad(some.permute(0, 3, 1, 2) / 127.5 - 1, (0, right, 0, below), mode="replicate")
-                found = network(x[:-1].contiguous(), x[1:].contiguous(), num_flow_updates=num_iterations)[-1]
-                flows.append(found[:, :, :height, :width])
-            return _channels_last(torch.cat(flows))
+        pictures = torch.from_numpy(frames).to(device)
+        x = F.pad(pictures.permute(0, 3, 1, 2) / 127.5 - 1, (0, right, 0, below), mode="replicate")
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            found: torch.Tensor = network(x[:-1].contiguous(), x[1:].contiguous(), num_flow_updates=num_iterations)[-1]
+        return found[:, :, :height, :width]
+
+    def estimate(frames: Frames) -> Flow:
+        compared = (frames.shape[1] * frames.shape[2] // 64) ** 2
+        most = max(1, RAFT_COMPARISONS_AT_ONCE // max(1, compared))
+        return _in_parts(frames, min(most, _pairs_at_once(frames, device)), some)
 
     return estimate
 
@@ -221,9 +218,32 @@ def _pairs_at_once(frames: Frames, device: str) -> int:
     return max(1, int(PIXELS_AT_ONCE[device] // (height * width)))
 
 
-def _channels_last(flow_B2HW: torch.Tensor) -> Flow:
-    found: Flow = flow_B2HW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return found
+def _in_parts(frames: Frames, size: int, some: Callable[[Frames], torch.Tensor]) -> Flow:
+    """``some`` gives the flow of a few frames as [B, 2, H, W]: here of all, ``size`` pairs at once.
+
+    Fewer where a GPU has no memory left for as many. Raises ``Retryable`` when it has none for one.
+    """
+    import torch
+
+    found: list[Flow] = []
+    start = 0
+    while start < len(frames) - 1:
+        full = False
+        try:
+            with torch.inference_mode():
+                part = some(frames[start : start + size + 1])
+                found.append(part.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        except torch.OutOfMemoryError:
+            full = True  # what the failed attempt holds is free when its exception is gone
+        if not full:
+            start += size
+            continue
+        if size == 1:
+            height, width = frames.shape[1:3]
+            raise Retryable(f"the GPU has no memory left for two frames of {width}x{height}; type a smaller --jobs")
+        torch.cuda.empty_cache()
+        size //= 2
+    return np.concatenate(found)
 
 
 def _opencv() -> Any:

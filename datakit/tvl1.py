@@ -75,7 +75,12 @@ def flow(first_BHW: Tensor, second_BHW: Tensor, how: Parameters) -> Tensor:
 
     Pictures are grey, on the scale 0..255 (any dtype). A pair's result does not depend on the others in the batch.
     """
-    levels = [(first_BHW.float(), second_BHW.float())]
+    with torch.cuda.device_of(first_BHW):  # type: ignore[no-untyped-call]  # where kernels are started
+        return _flow(first_BHW.float(), second_BHW.float(), how)
+
+
+def _flow(first_BHW: Tensor, second_BHW: Tensor, how: Parameters) -> Tensor:
+    levels = [(first_BHW, second_BHW)]
     while len(levels) < how.scales:
         height, width = (round(side * how.scale_step) for side in levels[-1][0].shape[1:])
         if min(height, width) < SMALLEST_SIDE_PX:

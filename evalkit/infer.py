@@ -17,7 +17,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ from .protocols import Protocol
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # "auto": frames a batch. A CPU gains nothing beyond a few; a GPU starts high and halves when its memory is full.
 FRAMES_AT_ONCE = {"cpu": 32}
-FRAMES_AT_ONCE_ELSEWHERE = 2048
+FRAMES_AT_ONCE_ELSEWHERE = 1024  # a stem of 64 channels at 128 x 128 then has 2^30 values: cuDNN's limit is 2^31
 FRAMES_AT_ONCE_DETERMINISTIC = 256
 # Where RGB is made of the decoder's planes. A CPU does that better while it decodes, with swscale's vector code.
 CONVERTS = ("cuda",)
@@ -91,7 +91,7 @@ class Views:
         self.x_nCHW = resize.linear(frames, plan.height, plan.width, rows=(top, bottom), cols=(left, right))
         self.boxes = [(box[0] - top, box[1] - left, box[2], box[3]) for box in plan.boxes]
         self.mirrored = plan.mirrored
-        self.rows = torch.from_numpy(np.searchsorted(indices, plan.frames)).to(frames.device)
+        self.rows = np.searchsorted(indices, plan.frames)
         self.num_views = plan.num_views
 
     @property
@@ -128,14 +128,14 @@ def rgb(planes: Tensor, colours: Colours) -> Tensor:
     return out.permute(0, 2, 3, 1)
 
 
-def _gather(x_nChw: Tensor, places: Tensor, out_RCThw: Tensor) -> None:
+def _gather(x_nChw: Tensor, places: NDArray[np.int64], out_RCThw: Tensor) -> None:
     """Frames ``places`` [R, T] of the n; on a CPU one copy a frame, on a GPU two of everything."""
     if x_nChw.device.type == "cpu":
         for out_CThw, row in zip(out_RCThw, places.tolist(), strict=True):
             for time, place in enumerate(row):
                 out_CThw[:, time] = x_nChw[place]
     else:
-        chosen = x_nChw.index_select(0, places.reshape(-1))
+        chosen = x_nChw.index_select(0, resize.on(x_nChw.device, places.reshape(-1)))
         out_RCThw.copy_(chosen.view(*places.shape, *chosen.shape[1:]).transpose(1, 2))
 
 
@@ -214,10 +214,13 @@ def score(
         yield from batches.run(everything=True)
 
 
-def as_said(deterministic: bool) -> AbstractContextManager[None]:
-    """cuDNN, which rounds fp32 to TF32 unless told not to: "fp32" in a signature means fp32."""
+def as_said(deterministic: bool, *, new_shapes: bool = False) -> AbstractContextManager[None]:
+    """cuDNN, which rounds fp32 to TF32 unless told not to: "fp32" in a signature means fp32.
+
+    It tries what is fastest for a shape, which takes longer than a batch: not where each batch is of another size.
+    """
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=False
+        enabled=True, benchmark=not (deterministic or new_shapes), deterministic=deterministic, allow_tf32=False
     )  # without ``enabled`` it would be off, and convolutions many times slower
     return flags
 
@@ -234,9 +237,30 @@ def one_thread() -> Iterator[None]:
 
 
 def _pinned(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """In memory that a GPU copies from while the host goes on."""
-    pinned: NDArray[np.uint8] = torch.from_numpy(frames).pin_memory().numpy()
+    """In memory that a GPU copies from while the host goes on; where there is none left, as it is."""
+    try:
+        pinned: NDArray[np.uint8] = torch.from_numpy(frames).pin_memory().numpy()
+    except RuntimeError:
+        return frames
     return pinned
+
+
+class _Arriving:
+    """Scores of a batch on their way from the device, float32 [N, C]; who asks waits for them and for nothing else."""
+
+    def __init__(self, scores: Tensor) -> None:
+        self._here, self._copied = scores, None
+        if scores.is_cuda:
+            self._here = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+            self._here.copy_(scores, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def rows(self, first: int, past: int) -> NDArray[np.float32]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        found: NDArray[np.float32] = self._here[first:past].numpy()
+        return found
 
 
 # --- batches ------------------------------------------------------------------------------------------------
@@ -254,13 +278,17 @@ class _Slot:
     released: int  # how many of them may; all, unless fewer may do
     cut: int = 0  # views handed to the network so far
     batch: int = 0  # the last batch that it had a share in
-    done: list[Tensor]
-    judged: int = 0  # how many of ``done`` are in ``total``
+    done: list[tuple[_Arriving, int, int]] = field(default_factory=list)  # its rows of batches
+    judged: int = 0  # how many views of ``done`` are in ``total``
     total: NDArray[np.float64] | None = None
 
     @property
     def num_left(self) -> int:
         return self.released - self.cut
+
+    def scores(self) -> NDArray[np.float32]:
+        """float32 [views that are through, C]"""
+        return np.concatenate([batch.rows(first, past) for batch, first, past in self.done])
 
 
 class _Batches:
@@ -289,7 +317,7 @@ class _Batches:
 
     def add(self, clip: Clip, item: decode.Decoded | str, label: int) -> None:
         if isinstance(item, str):
-            self._slots.append(_Slot(clip=clip, label=label, views=None, reason=item, order=(), released=0, done=[]))
+            self._slots.append(_Slot(clip=clip, label=label, views=None, reason=item, order=(), released=0))
             return
         frames = torch.from_numpy(item.frames).to(self._device, non_blocking=True)
         views = Views(frames, item.indices, item.plan, item.colours)
@@ -298,9 +326,7 @@ class _Batches:
         if self._stop:
             order = middle_first(len(item.plan.frames), item.plan.num_crops)
             released = released // 2 + 1  # no clip is decided before
-        self._slots.append(
-            _Slot(clip=clip, label=label, views=views, reason=None, order=order, released=released, done=[])
-        )
+        self._slots.append(_Slot(clip=clip, label=label, views=views, reason=None, order=order, released=released))
         if self._batch_views is None:
             self._batch_views = max(1, self._frames_at_once() // views.num_frames)
 
@@ -337,7 +363,7 @@ class _Batches:
         for slot in self._slots:
             if slot.views is None or slot.num_left or slot.judged == slot.cut:
                 continue
-            news = torch.cat(slot.done)[slot.judged :].cpu().numpy().astype(np.float64).sum(axis=0)
+            news = slot.scores()[slot.judged :].astype(np.float64).sum(axis=0)
             slot.total = news if slot.total is None else slot.total + news
             slot.judged = slot.cut
             if np.isfinite(slot.total).all():
@@ -358,7 +384,7 @@ class _Batches:
                     if slot.views
                 ]
             )
-            scores = self._scores(x_NCTHW)
+            scores = _Arriving(self._scores(x_NCTHW))
         except torch.OutOfMemoryError:
             if not self._may_halve or num_views == 1:
                 raise DataError(
@@ -371,7 +397,7 @@ class _Batches:
         self._num_batches += 1
         first = 0
         for slot, share in shares:
-            slot.done.append(scores[first : first + share])
+            slot.done.append((scores, first, first + share))
             slot.cut += share
             slot.batch = self._num_batches
             first += share
@@ -382,7 +408,7 @@ class _Batches:
         with (
             torch.inference_mode(),
             torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
-            as_said(self._deterministic) if on_gpu else nullcontext(),
+            as_said(self._deterministic, new_shapes=self._stop) if on_gpu else nullcontext(),
         ):
             logits: Tensor = self._forward(self._net.normalise(x_NCTHW.float())).float()
             return logits if views_hold(self._aggregation) == "logit" else logits.softmax(dim=1)
@@ -391,7 +417,7 @@ class _Batches:
         clip = slot.clip
         if slot.reason is not None or slot.views is None:
             return Outcome(id=clip.id, label_index=clip.label_index, reason=slot.reason)
-        views = torch.cat(slot.done).cpu().numpy()
+        views = slot.scores()
         if not np.isfinite(views).all():
             reason = "the network gave NaN for it" + (
                 "; fp16 may have overflowed, --dtype bf16 does not" if self._dtype == torch.float16 else ""

@@ -73,12 +73,18 @@ def _linear(
     x0, x1, a0, a1 = _taps(stored_width, width, clamp=True)
     y0, y1, b0, b1 = _taps(stored_height, height, clamp=False)
     first_row, past_row = int(y0[top]), int(y1[bottom - 1]) + 1
-    across = [torch.from_numpy(tap[left:right]).to(frames.device) for tap in (x0, x1, a0, a1)]
-    down = [torch.from_numpy(tap[top:bottom]).to(frames.device) for tap in (y0 - first_row, y1 - first_row, b0, b1)]
+    across = [on(frames.device, tap[left:right]) for tap in (x0, x1, a0, a1)]
+    down = [on(frames.device, tap[top:bottom]) for tap in (y0 - first_row, y1 - first_row, b0, b1)]
     for start in range(0, num_frames, step):
         columns = _columns(frames[start : start + step, first_row:past_row], *across)
         out[start : start + step] = _rows(columns, *down)
     return out
+
+
+def on(device: torch.device, values: np.ndarray) -> Tensor:
+    """As a tensor on the device; the host does not wait for a GPU, which may be busy with a network."""
+    x = torch.from_numpy(values)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def new(shape: tuple[int, ...], device: torch.device) -> Tensor:

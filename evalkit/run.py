@@ -424,13 +424,17 @@ def choose_device(args: argparse.Namespace, ranks: Ranks) -> torch.device:
 
     name = args.device
     if name == "auto":
-        name = f"cuda:{ranks.local}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{ranks.local}"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"--device {args.device}: type auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {args.device}: torch {torch.__version__} finds no GPU; type --device cpu")
+    if device.type == "cuda" and (count := torch.cuda.device_count()) <= (device.index or 0):
+        raise UsageError(f"--device {device}: there are {count} GPUs, cuda:0 is the first; start as many processes")
     return device
 
 

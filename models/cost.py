@@ -136,8 +136,9 @@ def cost(spec: ModelSpec, protocol: Protocol, *, device: str | None = None) -> C
     video_per_s = None
     if device:
         video_per_s = measured_speed(spec, view, plan.num_views, device)
-        if device.startswith("cuda"):
-            train_bytes, train_measured = measured_training(spec, (TRAIN_CLIPS, *clip[1:]), device), True
+        measured = measured_training(spec, (TRAIN_CLIPS, *clip[1:]), device) if device.startswith("cuda") else None
+        if measured is not None:
+            train_bytes, train_measured = measured, True
     return Cost(
         network=spec.name,
         views=protocol.views,
@@ -255,7 +256,7 @@ def measured_speed(spec: ModelSpec, view: Sequence[int], num_views: int, device:
     while True:
         try:
             return batch / num_views / timed(net, torch.randn(batch, *view[1:], device=device))
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             if batch == 1:
                 raise UsageError(f"{device} has not the memory for a view of {spec.name}; type --device none") from None
             batch //= 2
@@ -265,13 +266,15 @@ def timed(net: nn.Module, x: Tensor) -> float:
     """Seconds of a pass: the median of several after one that is not counted."""
     import torch
 
+    from evalkit import infer
+
     def wait() -> None:
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
 
     seconds: list[float] = []
     began = time.perf_counter()
-    with torch.inference_mode():
+    with torch.inference_mode(), infer.as_said(deterministic=False):  # as evalkit runs it
         while len(seconds) < 2 or (len(seconds) < 12 and time.perf_counter() - began < MEASURE_S):
             wait()
             start = time.perf_counter()
@@ -282,8 +285,8 @@ def timed(net: nn.Module, x: Tensor) -> float:
     return counted[len(counted) // 2]
 
 
-def measured_training(spec: ModelSpec, shape: Sequence[int], device: str) -> int:
-    """Most bytes that torch holds on a GPU in a step of SGD with momentum."""
+def measured_training(spec: ModelSpec, shape: Sequence[int], device: str) -> int | None:
+    """Most bytes that torch holds on a GPU in a step of SGD with momentum; ``None`` where it has not as many."""
     import torch
 
     from . import zoo
@@ -291,11 +294,14 @@ def measured_training(spec: ModelSpec, shape: Sequence[int], device: str) -> int
     net = zoo.build(spec).train().to(device)
     optimiser = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
     x = torch.randn(*shape, device=device)
-    for _ in range(2):  # the first step makes the momentum
-        torch.cuda.reset_peak_memory_stats(device)
-        optimiser.zero_grad()
-        net(x).float().square().mean().backward()
-        optimiser.step()
+    try:
+        for _ in range(2):  # the first step makes the momentum
+            torch.cuda.reset_peak_memory_stats(device)
+            optimiser.zero_grad()
+            net(x).float().square().mean().backward()
+            optimiser.step()
+    except torch.OutOfMemoryError:
+        return None
     return int(torch.cuda.max_memory_allocated(device))
 
 

@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument("--accumulate", type=positive, default=1, metavar="N", help="cut each batch into N parts")
     work.add_argument("--sync-bn", action="store_true", help="batch norm over the batches of all processes (GPUs only)")
     work.add_argument("--deterministic", action="store_true", help="only operations that give the same every time")
-    work.add_argument("--workers", type=int, default=2, help="threads that read ahead (default 2)")
+    work.add_argument(
+        "--workers", type=int, help="threads that read ahead (default 2; for a GPU its share of the cores)"
+    )
     work.add_argument("--time-limit", type=float, metavar="MIN", help="stop after the epoch that ends before it")
     work.add_argument("--cache-gb", type=float, default=2.0, help="memory for the frames of small sets (default 2)")
     return parser
@@ -174,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             flip_labels=flip_labels(data),
             others=[source(other, *asked) for other, asked in zip(others, more, strict=True)],
         )
+        cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        workers = args.workers if args.workers is not None else 2 if device.type == "cpu" else cores
         done = loop.saved_state(args.out)
         steps = loop.train(
             net,
@@ -182,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             out=args.out,
             arguments=arguments,
             device=device,
-            num_workers=args.workers,
-            validate=validation(data, net, device),
+            num_workers=workers,
+            validate=validation(data, net, device, cores=cores, repeatable=args.deterministic),
             deadline=began + args.time_limit * 60 if args.time_limit else math.inf,
             precision=args.dtype,
             accumulate=args.accumulate,
@@ -222,6 +226,8 @@ def processes(asked: str) -> Iterator[tuple[int, int, torch.device]]:
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local)
     if device.type == "cuda":
+        if local >= (count := torch.cuda.device_count()):
+            raise UsageError(f"there are {count} GPUs for more processes; type torchrun --nproc-per-node {count}")
         torch.cuda.set_device(device)
     loop.join(device)
     try:
@@ -240,6 +246,9 @@ def be_repeatable(device: torch.device, *, wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=device.type == "cuda")
     torch.backends.cudnn.benchmark = not wanted
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, in training as in tests
+    if device.type == "cuda":
+        torch.set_num_threads(1)  # the threads that read would each start as many as there are cores
 
 
 def say(network: str, how: Recipe, stretched: Recipe, num_ranks: int, num_clips: int) -> None:
@@ -325,7 +334,7 @@ def choose_device(asked: str) -> str:
 
 
 def validation(
-    data: Manifest, net: Recognizer, device: torch.device
+    data: Manifest, net: Recognizer, device: torch.device, *, cores: int, repeatable: bool
 ) -> Callable[[Recognizer], Mapping[str, float]] | None:
     """Top-1 on the val split, as the efficient mode of the network's protocol has it; clips not scored are wrong.
 
@@ -342,15 +351,17 @@ def validation(
         log.info("no val split: nothing is validated, best.pth will not be written")
         return None
     protocol = protocols.for_network(net.spec, "efficient")
-
+    workers = None if device.type == "cpu" else cores
+    repeatable = repeatable and device.type != "cpu"  # a CPU's sums are, batch by batch
     rank, num_ranks = place()
 
     def validate(net: Recognizer) -> Mapping[str, float]:
-        outcomes = list(infer.score(clips[rank::num_ranks], net, protocol, device=device))
+        mine = clips[rank::num_ranks]
+        outcomes = list(infer.score(mine, net, protocol, device=device, workers=workers, deterministic=repeatable))
         scored = [(outcome.scores, outcome.label_index) for outcome in outcomes if outcome.scores is not None]
         num_classes = len(data.classes)  # what other data sets have comes after these
         right = sum(int(scores[:num_classes].argmax()) == label for scores, label in scored)
-        all_right, all_scored = summed(torch.tensor([right, len(scored)]), device).tolist()
+        all_right, all_scored = summed(torch.tensor([right, len(scored)])).tolist()
         return {"top1": all_right / len(clips), "scored": all_scored, "requested": len(clips)}
 
     return validate

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from .resnet3d import STAGES, ConvBN, Triple, classified, head_window, initialise
 
@@ -98,7 +99,7 @@ class Csn(nn.Module):
         super().train(mode)
         if self.bn_frozen:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm3d):
+                if isinstance(module, BatchNorm):
                     module.eval().requires_grad_(False)
         return self
 

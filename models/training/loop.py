@@ -23,6 +23,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,9 @@ from .schedule import learning_rate
 
 log = logging.getLogger(__name__)
 Validate = Callable[[Recognizer], Mapping[str, float]]
+Number = Callable[[], float]
 Precision = Literal["fp32", "bf16", "fp16"]
+PATIENCE = timedelta(hours=6)  # of a process that is done with its part of a validation before the others
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -172,7 +175,7 @@ def train(
         torch.manual_seed(int(np.random.SeedSequence((seed, number, rank)).generate_state(1, np.uint64)[0]))
         finetune.train_mode(net)
 
-        def steps(epoch: Epoch = epoch, num_steps: int = len(grids)) -> Iterator[tuple[float, int, float, Tensor]]:
+        def steps(epoch: Epoch = epoch, num_steps: int = len(grids)) -> Iterator[tuple[float, int, float, Number]]:
             for done, batch in enumerate(epoch.waited(batches())):
                 lr = learning_rate(recipe, epoch.epoch + done / num_steps, num_steps)
                 num_clips, loss = stepper.step(batch, lr)
@@ -182,8 +185,8 @@ def train(
                     yield lr, num_clips, epoch.waiting_s, loss
 
         waited = 0.0
-        for lr, num_clips, waiting_s, loss_tensor in one_behind(steps(), enabled=device.type == "cuda"):
-            loss = float(loss_tensor)
+        for lr, num_clips, waiting_s, number_of_loss in one_behind(steps(), enabled=device.type == "cuda"):
+            loss = number_of_loss()
             if not math.isfinite(loss):
                 lower = f"--lr {recipe.scaled_lr / 3:.2g}"
                 raise DataError(
@@ -224,7 +227,7 @@ def train(
             write_log(out, epoch, events)
             save_state(out, net, optimiser, scaler, average, state, arguments)
         late = time.monotonic() + (time.monotonic() - epoch.began) > deadline
-        if not last and any_process(late, device):
+        if not last and any_process(late):
             log.info("time is up after epoch %d of %d; the same command goes on", state.epochs, recipe.epochs)
             break
     if rank == 0:
@@ -247,6 +250,7 @@ def prepare(net: Recognizer, device: torch.device, *, sync_bn: bool, split_bn: b
         if "aux_head" in key:  # TPN's: no forward uses it
             parameter.requires_grad_(False)
     net.to(device).to(memory_format=torch.channels_last_3d)
+    finetune.train_mode(net)  # what it freezes must be frozen before the processes agree on what to exchange
 
 
 class Stepper:
@@ -279,14 +283,14 @@ class Stepper:
         if compiled:
             self.forward = torch.compile(self.forward)
 
-    def step(self, batch: Batch, lr: float) -> tuple[int, Tensor]:
+    def step(self, batch: Batch, lr: float) -> tuple[int, Number]:
         """(clips of all processes in this batch, their mean loss before the step); nothing is done without clips.
 
         A process weighs its clips by how many all have, so that it does not matter how a batch is shared out.
         """
-        num_clips = summed(torch.tensor(len(batch.labels)), self.device)
+        num_clips = int(summed(torch.tensor(len(batch.labels))))
         if not num_clips:
-            return 0, torch.zeros(())
+            return 0, lambda: 0.0
         if not len(batch.labels):
             raise DataError(f"no clip of this process's part of a batch could be read: {dict(batch.failed)}")
         for group in self.optimiser.param_groups:
@@ -294,15 +298,17 @@ class Stepper:
         x_uint8, labels = moved(batch.x, self.device), moved(batch.labels, self.device)
         total = torch.zeros((), device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
-        parts = list(zip(x_uint8.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
-        owns: Sequence[Tensor | None] = [None] * len(parts)
+        # As many parts in each process: synchronised batch norm waits for all of them in each.
+        num_parts = min(self.accumulate, smallest(len(batch.labels)))
+        parts = list(zip(x_uint8.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True))
+        owns: Sequence[Tensor | None] = [None] * num_parts
         if batch.outputs is not None:
-            owns = moved(batch.outputs, self.device).chunk(self.accumulate)
+            owns = moved(batch.outputs, self.device).tensor_split(num_parts)
         for number, ((x, target), own) in enumerate(zip(parts, owns, strict=True), start=1):
             waits = self.parallel is not None and number < len(parts)
             with self.parallel.no_sync() if self.parallel and waits else nullcontext():
                 logits = self.logits(x)
-                loss = cross_entropy(logits, target, own, self.recipe.label_smoothing) / int(num_clips)
+                loss = cross_entropy(logits, target, own, self.recipe.label_smoothing) / num_clips
                 # the processes' gradients are averaged
                 self.scaler.scale(loss * self.num_ranks).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -311,7 +317,7 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip_grad_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return int(num_clips), summed(total, self.device)
+        return num_clips, read_later(summed(total))
 
     def logits(self, x: Tensor) -> Tensor:
         """uint8 [N, C, T, H, W] -> float32 [N, classes]"""
@@ -330,6 +336,22 @@ def one_behind(results: Iterator[Any], *, enabled: bool) -> Iterator[Any]:
         following = next(results, None)
         yield waiting
         waiting = following
+
+
+def read_later(x: Tensor) -> Number:
+    """``x`` as a number when it is asked for, without waiting for what the GPU was given to do after it."""
+    if not x.is_cuda:
+        return x.item
+    there = torch.empty((), dtype=x.dtype, pin_memory=True)
+    there.copy_(x, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def number() -> float:
+        copied.synchronize()
+        return float(there)
+
+    return number
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
@@ -378,9 +400,9 @@ def precise_batch_norm(
             mean, variance = (getattr(norm, name).double() for name in ("running_mean", "running_var"))
             total += torch.stack((mean, variance + mean**2))
         num_batches += 1
-    count = int(summed(torch.tensor(num_batches), device))
+    count = int(summed(torch.tensor(num_batches)))
     for norm, momentum, total in zip(norms, momenta, sums, strict=True):
-        mean, square = summed(total, device) / count
+        mean, square = summed(total) / count
         norm.load_state_dict({**norm.state_dict(), "running_mean": mean, "running_var": square - mean**2})
         norm.momentum = momentum
     net.eval()
@@ -390,15 +412,15 @@ def precise_batch_norm(
 
 
 def join(device: torch.device) -> None:
-    """Find the other processes that torchrun started, over NCCL between GPUs and gloo between CPUs.
+    """Find the other processes that torchrun started: what is on GPUs goes over NCCL, what is not over gloo.
 
     Each restart gets keys of its own in torchrun's store: torch 2.15 gives it none, and a process that is quick to
     come back then dials the address that a killed one left there.
     """
     store, rank, num_ranks = next(rendezvous("env://"))
     store = PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=PATIENCE)
 
 
 def place() -> tuple[int, int]:
@@ -408,16 +430,24 @@ def place() -> tuple[int, int]:
     return 0, 1
 
 
-def summed(x: Tensor, device: torch.device) -> Tensor:
-    """The sum over all processes."""
+def summed(x: Tensor) -> Tensor:
+    """The sum over all processes, in place; of what is not on the GPU without waiting for it."""
     if place()[1] > 1:
-        x = x.to(device)
         distributed.all_reduce(x)
     return x
 
 
-def any_process(value: bool, device: torch.device) -> bool:
-    return bool(summed(torch.tensor(int(value)), device))
+def smallest(value: int) -> int:
+    """The smallest of all processes' values."""
+    if place()[1] == 1:
+        return value
+    x = torch.tensor(value)
+    distributed.all_reduce(x, distributed.ReduceOp.MIN)
+    return int(x)
+
+
+def any_process(value: bool) -> bool:
+    return bool(summed(torch.tensor(int(value))))
 
 
 # ---- going on ----

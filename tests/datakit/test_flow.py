@@ -18,7 +18,7 @@ from PIL import Image
 
 from datakit import encode, flow, flowset, folders, manifest, reader
 from datakit.__main__ import main
-from datakit.errors import CheckpointError, UsageError
+from datakit.errors import CheckpointError, Retryable, UsageError
 
 Make = Callable[..., Path]
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -283,6 +283,23 @@ def test_dis_is_what_opencv_says(root: Path) -> None:
     with Image.open(root / "mine/native-flow/train/wave/a/flow_x_00002.jpg") as image:
         assert np.abs(np.asarray(image).astype(int) - wanted[..., 0]).mean() < 1
     assert {clip.status for clip in manifest.read(root / "mine/native-flow").clips} == {"ok", "refused", "unreadable"}
+
+
+def test_a_gpu_without_memory_takes_fewer_pairs_at_once() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (8, 16, 24, 3), np.uint8)
+    taken = []
+
+    def some(few: np.ndarray, most: int = 2) -> torch.Tensor:
+        taken.append(len(few) - 1)
+        if taken[-1] > most:
+            raise torch.OutOfMemoryError
+        return torch.from_numpy(few[1:, :, :, :2].astype(np.float32) - few[:-1, :, :, :2]).permute(0, 3, 1, 2)
+
+    found = flow._in_parts(frames, 5, some)
+    assert taken == [5, 2, 2, 2, 1]
+    assert np.array_equal(found, np.diff(frames[..., :2].astype(np.float32), axis=0))
+    with pytest.raises(Retryable, match="24x16"):
+        flow._in_parts(frames, 5, lambda few: some(few, most=0))
 
 
 def test_raft_is_torchvisions_with_the_weights_of_a_file(tmp_path: Path) -> None:
