@@ -385,11 +385,17 @@ def numbers(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def compared(names: Sequence[str], folders: dict[str, list[Path]]) -> list[dict[str, Any]]:
-    """Pairs of kinds of results: the difference in top-1, second less first."""
-    tables = {name: right(found)[0] for name, found in folders.items()}
-    units = right(folders["rgb"])[2]
+    """Pairs of kinds of results: the difference in top-1, second less first, of the same networks.
+
+    What they are made of is the same seed by seed, so the differences of each seed are what is drawn.
+    """
+    tables = {name: right(found)[0].astype(float) for name, found in folders.items()}
     pairs = [pair for pair in PAIRS if set(pair) <= set(names)]
-    return [asdict(one) | {"differs": one.differs} for one in seeds.compare_all(tables, pairs, units=units)]
+    differences = {" ".join(pair): tables[pair[1]] - tables[pair[0]] for pair in pairs}
+    nothing = {"": np.zeros_like(tables["rgb"])}
+    units = right(folders["rgb"])[2]
+    found = seeds.compare_all(nothing | differences, [("", name) for name in differences], units=units)
+    return [asdict(one) | {"names": pair, "differs": one.differs} for one, pair in zip(found, pairs, strict=True)]
 
 
 def lines_of(result: dict[str, Any]) -> list[str]:
