@@ -434,7 +434,9 @@ def choose_device(args: argparse.Namespace, ranks: Ranks) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {args.device}: torch {torch.__version__} finds no GPU; type --device cpu")
     if device.type == "cuda" and (count := torch.cuda.device_count()) <= (device.index or 0):
-        raise UsageError(f"--device {device}: there are {count} GPUs, cuda:0 is the first; start as many processes")
+        raise UsageError(
+            f"--device {device}: GPUs here are cuda:0 to cuda:{count - 1}; start {count} processes at most"
+        )
     return device
 
 
