@@ -36,7 +36,8 @@ INERT = (
     "builtins.range", "builtins.slice", "builtins.str", "builtins.tuple",
     "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "omegaconf.dictconfig.DictConfig",
     "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode",
-    "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath",
+    *(f"{module}.{kind}" for module in ("pathlib", "pathlib._local")  # the second in Python 3.13 alone
+      for kind in ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),
     "mmcv.utils.config.Config", "mmengine.config.config.Config",
 )  # fmt: skip
 INERT_TABLES = (

@@ -56,7 +56,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "eval": (lambda trap: Call(eval, f"open({str(trap)!r}, 'w')"), r"(builtins|__builtin__)\.eval"),
     "exec": (lambda trap: Call(exec, f"open({str(trap)!r}, 'w')"), r"(builtins|__builtin__)\.exec"),
     "open": (lambda trap: Call(open, str(trap), "w"), r"\w+\.open"),
-    "touch": (lambda trap: Call(pathlib.Path.touch, trap), r"(builtins|__builtin__)\.getattr|pathlib\.Path\.touch"),
+    "touch": (
+        lambda trap: Call(pathlib.Path.touch, trap),
+        r"(builtins|__builtin__)\.getattr|pathlib(\._local)?\.Path\.touch",
+    ),
     "import": (lambda trap: Call(__import__, "antigravity"), r"(builtins|__builtin__)\.__import__"),
     "getattr": (lambda trap: Call(getattr, os, "system"), r"(builtins|__builtin__)\.getattr|module"),
     "torch.load": (lambda trap: Call(torch.load, str(trap)), r"torch\.serialization\.load"),
@@ -247,6 +250,7 @@ INERT = [
     ("fvcore.common.config", "CfgNode", True),
     ("yacs.config", "CfgNode", True),
     ("pytorch_lightning.utilities.parsing", "AttributeDict", True),
+    ("pathlib._local", "PureWindowsPath", False),  # a path, as Python 3.13 writes it
 ]
 
 
