@@ -140,6 +140,15 @@ def listed_paths(variant_dir: Path) -> set[str]:
     return set(pq.read_table(variant_dir / "manifest.parquet", columns=["path"])["path"].drop_null().to_pylist())
 
 
+def is_flow(folder: Path) -> bool:
+    """Whether a prepared variant holds optical flow; of what has no lock nobody knows, and it is taken for frames."""
+    try:
+        lock = json.loads((folder / "manifest.lock").read_text(encoding="utf-8"))
+        return "flow_of" in lock["definition"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write(folder: Path, rows: Sequence[Mapping[str, Any]], lock: Mapping[str, Any]) -> None:
     """Write table and lock of a variant; the same rows give the same bytes."""
     import pyarrow as pa

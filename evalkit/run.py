@@ -228,6 +228,8 @@ def choose_data(args: argparse.Namespace, spec: ModelSpec, protocol: Protocol) -
             choices = "".join(f"\n  --data {path.parent}" for path in variants)
             raise UsageError(f"{folder} is a set, not one of its variants. Type one of{choices}")
         table = manifest.read(folder)
+        if manifest.is_flow(folder) and spec.input != "flow":
+            raise UsageError(f"{folder} holds optical flow, {args.checkpoint} looks at frames; type --data with those")
         clips = table.split(args.split)
         name = f"{table.name}-{args.split}"
     where = args.list or args.data or folder

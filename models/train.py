@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .training.data import TrainingClips
 
     with processes(args.device) as (rank, num_ranks, device):
+        args.network = network_for(args.network, args.data[0][0])
         how = recipe.get(
             args.recipe or zoo.recipe_name(args.network),
             processes=num_ranks,
@@ -209,6 +210,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("ckpt.pth", "best.pth") if others else ():
             heads.keep_first(args.out / name, len(data.classes))
         return report(args.out, cycle.recipe, new=took, as_json=args.json, seconds=time.monotonic() - began)
+
+
+def network_for(asked: str, folder: Path) -> str:
+    """``asked``, or on optical flow the network that is called like it but for "_flow".
+
+    Raises ``UsageError`` where there is none, and for a network of flow on frames.
+    """
+    from datakit import manifest
+
+    from . import zoo
+
+    flow = manifest.is_flow(folder)
+    if flow == (zoo.row_of(asked)["input"] == "flow"):
+        return asked
+    if not flow:
+        if (folder / "manifest.lock").is_file():
+            make = f"python -m datakit flow NAME --variant {folder.name}"
+            raise UsageError(f"{folder} holds frames, {asked} looks at optical flow; type: {make}")
+        return asked
+    networks = zoo.names("*_flow*")
+    for name in networks:
+        if name.replace("_flow", "", 1) == asked:
+            log.info("%s holds optical flow: the network is %s", folder, name)
+            return name
+    raise UsageError(f"{folder} holds optical flow, {asked} looks at frames; networks of flow: {', '.join(networks)}")
 
 
 @contextmanager

@@ -98,6 +98,8 @@ def test_flow_of_a_set_is_stored_counted_and_listed(root: Path, capsys: pytest.C
     assert (lists / "val_flow.txt").read_text() == "val/wave/d 6 1\n"
     assert "one.mp4" not in (lists / "val_flow.txt").read_text()
     assert not (root / "mine/native-flow/.work").exists()
+    assert manifest.is_flow(root / "mine/native-flow")
+    assert not manifest.is_flow(root / "mine/native")
 
 
 @pytest.mark.usefixtures("here")

@@ -16,6 +16,7 @@ import torch
 import models
 from datakit.errors import DataError, UsageError
 from models import zoo
+from models.train import network_for
 from models.training import loop, recipe
 from models.training.data import TrainingClips
 from tests.models.train_worker import HOW as MEMORY
@@ -293,3 +294,20 @@ def test_a_compiled_network_trains_alike(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], check=False, cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_network_is_one_of_what_the_variant_holds(tmp_path: Path) -> None:
+    flow, frames = tmp_path / "256p-flow", tmp_path / "256p"
+    for folder, definition in ((flow, {"flow_of": "256p"}), (frames, {"short_side_px": 256})):
+        folder.mkdir()
+        (folder / "manifest.lock").write_text(json.dumps({"definition": definition}))
+    assert network_for("slowonly_r50_4x16", flow) == "slowonly_r50_flow_4x16"
+    assert network_for("slowonly_r50_flow_4x16", flow) == "slowonly_r50_flow_4x16"
+    assert network_for("slowonly_r50_4x16", frames) == "slowonly_r50_4x16"
+    assert network_for("slowonly_r50_flow_4x16", tmp_path) == "slowonly_r50_flow_4x16"  # nobody knows what it holds
+    with pytest.raises(
+        UsageError, match=r"slowfast_r50_4x16 looks at frames; networks of flow: .*slowonly_r50_flow_8x8"
+    ):
+        network_for("slowfast_r50_4x16", flow)
+    with pytest.raises(UsageError, match=r"holds frames.*python -m datakit flow NAME --variant 256p$"):
+        network_for("slowonly_r50_flow_4x16", frames)
