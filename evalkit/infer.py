@@ -214,7 +214,7 @@ def score(
         yield from batches.run(everything=True)
 
 
-def as_said(deterministic: bool, *, new_shapes: bool = False) -> AbstractContextManager[None]:
+def cudnn_flags(deterministic: bool, *, new_shapes: bool = False) -> AbstractContextManager[None]:
     """cuDNN, which rounds fp32 to TF32 unless told not to: "fp32" in a signature means fp32.
 
     It tries what is fastest for a shape, which takes longer than a batch: not where each batch is of another size.
@@ -408,7 +408,7 @@ class _Batches:
         with (
             torch.inference_mode(),
             torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
-            as_said(self._deterministic, new_shapes=self._stop) if on_gpu else nullcontext(),
+            cudnn_flags(self._deterministic, new_shapes=self._stop) if on_gpu else nullcontext(),
         ):
             logits: Tensor = self._forward(self._net.normalise(x_NCTHW.float())).float()
             return logits if views_hold(self._aggregation) == "logit" else logits.softmax(dim=1)

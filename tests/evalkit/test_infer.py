@@ -367,7 +367,7 @@ def test_colours_made_on_the_device_are_the_same(clips: list[Clip], monkeypatch:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_gpu_uses_cudnn_without_tf32(deterministic: bool) -> None:
-    with infer.as_said(deterministic):
+    with infer.cudnn_flags(deterministic):
         cudnn = torch.backends.cudnn
         assert (cudnn.enabled, cudnn.deterministic, cudnn.benchmark) == (True, deterministic, not deterministic)
         assert not cudnn.allow_tf32
