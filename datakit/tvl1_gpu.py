@@ -56,6 +56,7 @@ def iterate(
 ) -> Tensor:
     """Iteration ``number``, in place, for the pairs that are ``moving`` (1, else 0). Returns who still is after it.
 
+    It takes the place of ``tvl1._iterate``, hence the same arguments.
     Nothing is asked for or computed by torch: it would take longer to start than both kernels. All is contiguous.
     """
     pairs, _, height, width = u_B2HW.shape

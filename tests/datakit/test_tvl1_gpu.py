@@ -93,10 +93,11 @@ def test_kernels_compile(capability: int, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.needs_cuda
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="the kernels are interpreted and compiled above without a GPU"
+)
 @pytest.mark.parametrize("name", ["opencv", "opencv-cuda", "fast"])
 def test_flow_on_a_gpu_is_that_of_a_processor(name: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     first, second = (torch.from_numpy(np.stack([scene(pair[side]) for pair in PAIRS])) for side in (0, 1))
     wanted = tvl1.flow(first, second, parameters(name))
     found = tvl1.flow(first.cuda(), second.cuda(), parameters(name)).cpu()
